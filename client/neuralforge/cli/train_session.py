@@ -1,0 +1,302 @@
+"""What `train` does once its arguments are known: resolve, read, load, learn, save, and say so."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.prompt import Prompt
+from rich.table import Table
+
+from neuralforge.cli.present import dataset_table
+from neuralforge.data.dataset import Dataset
+from neuralforge.data.gather import gather
+from neuralforge.data.jsonl import write_examples
+from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
+from neuralforge_common.config.load import ResolvedConfig, flatten, resolve_train_config
+from neuralforge_common.config.schema import TrainConfig
+from neuralforge_common.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from neuralforge.training.trainer import LoRATrainer, TrainResult
+
+CHARACTERS_PER_TOKEN = 3.3
+"""Of code, for estimates made without a tokenizer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debugging:
+    """What a person who looks for a fault has asked for."""
+
+    log_level: str = "WARNING"
+    profile_memory: bool = False
+    track_gradients: bool = False
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, remembered: the step at hand is finished and saved. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Listen for as long as the block runs."""
+        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
+    """Run a whole training; returns the exit status."""
+    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    resolved = _resolve(file, overrides)
+    config = resolved.config
+    _check_writable(config)
+    _print_notices(resolved, console)
+    dataset = _read(config)
+    console.print(dataset_table(dataset.report))
+    trainer = _trainer(config, console, debugging)
+    with StopRequest().listening() as stop:
+        result = _learn(config, dataset, trainer, console, stop, debugging)
+    if not result.completed:
+        again = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        if "--resume" not in again:
+            again += ["--resume", "auto"]
+        console.print(
+            f"stopped after step {result.steps}, saved in {_checkpoint_folder(config)}\nto go on: {shlex.join(again)}",
+            highlight=False,
+        )
+        return 128 + (stop.signal or signal.SIGINT)
+    _finish(config, dataset, trainer, result, console)
+    return 0
+
+
+def dry_run(file: str | None, overrides: dict[str, object]) -> int:
+    """Print the resolved configuration and what it would take; needs neither the base nor the network."""
+    console = Console(soft_wrap=True)
+    resolved = _resolve(file, overrides)
+    config = resolved.config
+    table = Table(title="configuration", title_justify="left")
+    for name in ("key", "value", "from"):
+        table.add_column(name, overflow="fold")
+    for key, value in flatten(config).items():
+        table.add_row(key, "" if value is None else str(value), str(resolved.origins[key]))
+    console.print(table)
+    _print_notices(resolved, console)
+    dataset = _read(config)
+    console.print(dataset_table(dataset.report))
+    training = config.training
+    batches = -(-len(dataset.train) // training.batch_size)
+    per_epoch = -(-batches // training.gradient_accumulation_steps)
+    steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
+    characters = sum(min(len(e.context) + len(e.completion), 4 * config.dataset.max_length) for e in dataset.train)
+    tokens = characters / CHARACTERS_PER_TOKEN * steps / per_epoch
+    console.print(
+        f"{len(dataset.train):,} examples, {len(dataset.evaluation):,} held out; {per_epoch:,} steps an epoch, "
+        f"{steps:,} steps in all, about {tokens:,.0f} tokens\nthe adapter would go to {config.adapter_path}",
+        highlight=False,
+    )
+    return 0
+
+
+def interactive(overrides: dict[str, object]) -> dict[str, object]:
+    """Ask for what a first run needs; answers stand beside what the command line gave."""
+    if not sys.stdin.isatty():
+        raise ConfigError(["--interactive needs a terminal to ask at"], hint="give the options on the command line")
+    answers = dict(overrides)
+    if not {"dataset.from_git", "dataset.train_file", "dataset.sources"} & answers.keys():
+        place = Path(Prompt.ask("Learn from which repository, folder or .jsonl file?", default="."))
+        if place.is_file():
+            answers["dataset.train_file"] = str(place)
+        elif (place / ".git").exists():
+            answers["dataset.from_git"] = str(place)
+        else:
+            answers["dataset.sources"] = [str(place)]
+    if "model.base" not in answers:
+        answers["model.base"] = Prompt.ask("Which base model?", default="smollm2-135m")
+    if "model.adapter_name" not in answers:
+        answers["model.adapter_name"] = Prompt.ask("A name for the adapter?", default="my-adapter")
+    if "training.epochs" not in answers:
+        answers["training.epochs"] = Prompt.ask("How many epochs?", default="3")
+    return answers
+
+
+def _resolve(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
+    return resolve_train_config(Path(file) if file else None, overrides, os.environ)
+
+
+def _read(config: TrainConfig) -> Dataset:
+    data = config.dataset
+    return gather(
+        from_git=data.from_git,
+        sources=data.sources,
+        train_file=data.train_file,
+        eval_file=data.eval_file,
+        patterns=data.patterns,
+        languages=tuple(name.strip() for name in (data.language or "").split(",") if name.strip()),
+        eval_fraction=data.eval_fraction,
+        max_samples=data.max_samples,
+        max_eval_samples=data.max_eval_samples,
+        seed=config.training.seed,
+    )
+
+
+def _check_writable(config: TrainConfig) -> None:
+    # Found out now, not after an hour of training.
+    folder = config.output.directory
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise StorageError(f"cannot write to {folder}: {fault.strerror}", hint="name another --output") from fault
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"cannot write to {folder}: permission denied", hint="name another --output")
+
+
+def _print_notices(resolved: ResolvedConfig, console: Console) -> None:
+    for notice in (*resolved.notices, *_not_used(resolved)):
+        console.print(notice, highlight=False)
+
+
+def _checkpoint_folder(config: TrainConfig) -> Path:
+    return config.output.checkpoint_dir or run_folder(config.output.directory, config.model.adapter_name)
+
+
+def _not_used(resolved: ResolvedConfig) -> list[str]:
+    """Keys that a file may set and that this run has no use for, in words."""
+    reasons = {
+        "dataset.features": "features do not weight the sampling yet",
+        "training.focus_on": "features do not weight the sampling yet",
+        "optimization.ewc_lambda": "a first session has no older knowledge to keep",
+        "optimization.replay_buffer_size": "a first session has nothing to replay",
+    }
+    return [
+        f"{key}: read and not used, {why}" for key, why in reasons.items() if str(resolved.origins[key]) != "default"
+    ]
+
+
+def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoRATrainer:
+    with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        import torch
+
+        from neuralforge.models.load import load_base_model
+        from neuralforge.training.trainer import DEFAULT_CACHE_BYTES, LoRATrainer
+    logging.basicConfig(level=debugging.log_level.upper())
+    training = config.training
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "auto", "auto": "auto"}[training.requested_precision]
+    with console.status(f"loading {config.model.base}") if console.is_terminal else contextlib.nullcontext():
+        base = load_base_model(
+            config.model.base,
+            revision=config.model.revision,
+            dtype=dtype,
+            device=training.device,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+    for notice in base.notices:
+        console.print(notice, highlight=False)
+    console.print(f"base {base.name}: {base.parameters / 1e6:,.0f} M parameters, {base.family}", highlight=False)
+    return LoRATrainer(
+        base,
+        rank=config.lora.rank,
+        alpha=config.lora.resolved_alpha,
+        target_modules=config.lora.target_modules,
+        dropout=config.lora.dropout,
+        top_layers_only=config.lora.top_layers,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_checkpointing=training.gradient_checkpointing,
+        fp16=training.requested_precision == "fp16",
+        max_length=config.dataset.max_length,
+        max_grad_norm=training.max_grad_norm,
+        weight_decay=training.weight_decay,
+        seed=training.seed,
+        engine=training.engine,
+        int8=training.int8,
+        attention=training.attention,
+        context_gradients=training.context_gradients,
+        cache_bytes=DEFAULT_CACHE_BYTES if training.cache_prefix else 0,
+    )
+
+
+def _learn(
+    config: TrainConfig,
+    dataset: Dataset,
+    trainer: LoRATrainer,
+    console: Console,
+    stop: StopRequest,
+    debugging: Debugging,
+) -> TrainResult:
+    from neuralforge.cli.progress import TrainingProgress
+    from neuralforge.training.events import Observer
+    from neuralforge.training.records import MetricsFile, TensorBoard
+
+    progress = TrainingProgress(console)
+    records = run_folder(config.output.directory, config.model.adapter_name)
+    if dataset.evaluation:
+        # What `test-adapter` and `benchmark` look at where no file is named. It holds no secret: see `data.dataset`.
+        write_examples(records / HELD_OUT_FILE, dataset.evaluation)
+    observers: list[Observer] = [MetricsFile(records, profile_memory=debugging.profile_memory), progress]
+    board = TensorBoard(config.output.tensorboard) if config.output.tensorboard is not None else None
+    if board is not None:
+        observers.append(board)
+    training = config.training
+    try:
+        return trainer.train(
+            dataset.train,
+            dataset.evaluation or None,
+            epochs=training.epochs,
+            schedule=training.scheduler,
+            warmup_steps=training.warmup_steps,
+            max_steps=training.max_steps,
+            eval_steps=training.eval_steps,
+            early_stopping_patience=training.early_stopping_patience,
+            checkpoint_dir=_checkpoint_folder(config),
+            checkpoint_steps=training.checkpoint_steps,
+            resume=config.output.resume == "auto",
+            observers=observers,
+            stop=stop,
+            track_gradients=debugging.track_gradients,
+        )
+    finally:
+        progress.close()
+        if board is not None:
+            board.close()
+
+
+def _finish(config: TrainConfig, dataset: Dataset, trainer: LoRATrainer, result: TrainResult, console: Console) -> None:
+    from neuralforge.cli.progress import before_and_after
+
+    path = trainer.save_adapter(config.adapter_path, name=config.model.adapter_name, dataset_digest=dataset.digest)
+    if result.before is not None and result.after is not None:
+        title = f"held out: {result.after.examples} examples, {result.after.tokens:,} tokens, none of them trained on"
+        console.print(before_and_after(result.before, result.after, title=title))
+    console.print(
+        f"saved {path}\nnext: neuralforge test-adapter {path} --test-file samples.jsonl\n"
+        f"      neuralforge benchmark --adapter {path}",
+        highlight=False,
+    )

@@ -1,0 +1,1 @@
+"""Source code to training examples: read, redact, extract, deduplicate, split."""

@@ -1,0 +1,202 @@
+"""A source file cut into examples: what stood before the cursor, and the lines that came next.
+
+Python gives the body of each function after its signature and docstring; what lies between the bodies (imports,
+classes, signatures, module code), and every line of any other language, gives windows of a few lines that end where
+a person would pause. No line is the completion of two examples. Context is the text right before the completion, so
+context + completion is always a piece of the file, to the character.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+
+from neuralforge.data.example import Example
+from neuralforge.data.source import SourceFile
+
+MAX_CONTEXT = 1200
+"""Characters before the cursor, cut at a line start; the trainer cuts further, by tokens."""
+
+MAX_COMPLETION = 600
+"""Characters of a completion, cut at a line end."""
+
+# Characters that are not space. Less in a body is `pass` or `return self.x`, less in a window is a brace or a bare
+# signature, whose name nothing foretells.
+_LEAST_BODY = 16
+_LEAST_WINDOW = 40
+_LONGEST_LINE = 5_000
+_MEAN_LINE = 110  # Linguist's mark for minified JavaScript (github-linguist, generated.rb)
+
+# What generators write at the top of their output: the Go convention (go.dev/s/generatedcode), protoc, thrift,
+# swagger, ANTLR, Meta's @generated. Only in a comment: code may well speak of generated files.
+_GENERATED = re.compile(
+    r"^[ \t]*(?:#|//|/\*|\*|--|;|%|<!--|\"\"\"|')"
+    r"(?:.*(?:@generated|do not edit|(?-i:DO NOT MODIFY)|auto-?(?:matically )?generated|"
+    r"(?:file|code|module|script) (?:is|was|has been) generated)|"
+    r"\W*(?-i:(?:Code g|G)enerated (?:by|from|with|using)) )",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HEAD = 1_000
+
+
+def unfit_reason(text: str) -> str:
+    """Why a file's text is no example of how a person writes ("generated", "minified"), or ""."""
+    if _GENERATED.search(text, 0, _HEAD):
+        return "generated"
+    lines = text.split("\n")
+    if len(text) > _MEAN_LINE * len(lines) or max(map(len, lines)) > _LONGEST_LINE:
+        return "minified"
+    return ""
+
+
+def extract_examples(
+    file: SourceFile, *, max_context: int = MAX_CONTEXT, max_completion: int = MAX_COMPLETION
+) -> Iterator[Example]:
+    """The examples of one file, in the order of its text; none for a generated or minified file."""
+    if unfit_reason(file.text):
+        return
+    lines = file.text.split("\n")
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line) + 1)
+    bodies = _python_bodies(file.text, lines) if file.language == "python" else []
+    for first, end in _segments(lines, bodies, max_completion):
+        begin = starts[first]
+        yield Example(
+            context=_context(file.text, begin, max_context),
+            completion=file.text[begin : starts[end] - 1],
+            language=file.language,
+            repo=file.repo,
+            path=file.path,
+            commit=file.commit,
+        )
+
+
+def _segments(lines: list[str], bodies: list[tuple[int, int]], room: int) -> Iterator[tuple[int, int]]:
+    """Ranges of lines to complete: the bodies, as far as there is room, and windows over what lies between them."""
+    # The first line that says something is never a completion: there is nothing before it to go by.
+    at = next((number + 1 for number, line in enumerate(lines) if line.strip()), len(lines))
+    for first, last in bodies:
+        first = _skip_blank(lines, first, last)
+        if first < at or _substance(lines, first, last) < _LEAST_BODY:
+            continue  # nothing to predict: leave these lines to the window around them
+        end = _end_of_window(lines, first, last, room, pause=False)
+        if end == first:
+            continue
+        yield from _windows(lines, at, first, room)
+        yield first, end
+        at = end
+    yield from _windows(lines, at, len(lines), room)
+
+
+def _windows(lines: list[str], first: int, last: int, room: int) -> Iterator[tuple[int, int]]:
+    while (first := _skip_blank(lines, first, last)) < last:
+        end = _end_of_window(lines, first, last, room, pause=True)
+        if end > first and _substance(lines, first, end) >= _LEAST_WINDOW:
+            yield first, end
+        first = max(end, first + 1)  # a line that is longer than the room is nobody's completion
+
+
+def _end_of_window(lines: list[str], first: int, last: int, room: int, *, pause: bool) -> int:
+    """Where to stop: at the end, else at the last good place that the room allows; `first` where there is none.
+
+    A blank line ahead is the best place, a line that is indented no deeper than the first the next best. With `pause`
+    a blank line past half of the room is taken at once.
+    """
+    indent = _indent(lines[first])
+    used, blank, sibling, any_line = -1, first, first, first
+    for number in range(first, last):
+        used += len(lines[number]) + 1
+        if used > room:
+            break
+        any_line = number + 1
+        if any_line == last:
+            return _without_blank_end(lines, first, last)
+        following = lines[any_line]
+        if not following.strip():
+            if lines[number].strip() and used >= room // 4:
+                blank = any_line
+                if pause and used >= room // 2:
+                    return blank
+        elif _indent(following) <= indent and following.lstrip()[0] not in ")]}" and used >= room // 4:
+            sibling = any_line
+    return next((end for end in (blank, sibling) if end > first), _without_blank_end(lines, first, any_line))
+
+
+def _context(text: str, end: int, room: int) -> str:
+    begin = end - room
+    if begin <= 0:
+        return text[:end]
+    line = text.find("\n", begin - 1) + 1  # (begin itself where a line starts there)
+    return text[line:end] if 0 < line < end else text[begin:end]
+
+
+def _python_bodies(text: str, lines: list[str]) -> list[tuple[int, int]]:
+    """Ranges of lines of the bodies of functions that stand in no other function; none where Python cannot parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an old escape in somebody's string is no concern of ours
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []  # another dialect, half a file, or brackets nested to break parsers: windows do
+    bodies: list[tuple[int, int]] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if body := _body(node, lines):
+                bodies.append(body)
+        elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler | ast.match_case):
+            waiting.extend(ast.iter_child_nodes(node))
+    return sorted(bodies)
+
+
+def _body(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> tuple[int, int] | None:
+    statements = function.body
+    documented = ast.get_docstring(function, clean=False) is not None
+    if documented:
+        first = statements[0].end_lineno or 0  # the line behind it: ast counts from 1
+        statements = statements[1:]
+    if not statements:
+        return None
+    start = min([statements[0].lineno, *(d.lineno for d in getattr(statements[0], "decorator_list", []))]) - 1
+    if not documented:
+        # Comments above the first statement belong to the body; ast does not say where the signature ends.
+        first = start
+        while first - 1 > function.lineno - 1 and _is_comment_or_blank(lines[first - 1]):
+            first -= 1
+    if first > start or start <= function.lineno - 1 or _before(lines[start], statements[0]):
+        return None  # all in one line, or behind the docstring on its line
+    return first, function.end_lineno or start
+
+
+def _before(line: str, statement: ast.stmt) -> str:
+    """What stands in the first line of a statement in front of it, such as the end of a signature."""
+    if getattr(statement, "decorator_list", None):
+        return ""
+    return line.encode()[: statement.col_offset].decode("utf-8", "replace").strip()
+
+
+def _is_comment_or_blank(line: str) -> bool:
+    stripped = line.lstrip()
+    return not stripped or stripped.startswith("#")
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _substance(lines: list[str], first: int, last: int) -> int:
+    return sum(len("".join(line.split())) for line in lines[first:last])
+
+
+def _skip_blank(lines: list[str], first: int, last: int) -> int:
+    while first < last and not lines[first].strip():
+        first += 1
+    return first
+
+
+def _without_blank_end(lines: list[str], first: int, last: int) -> int:
+    while last > first and not lines[last - 1].strip():
+        last -= 1
+    return last

@@ -1,0 +1,137 @@
+"""The files of one commit, straight from a git repository's objects, whoever made the repository.
+
+Nothing of it is checked out or executed (see `git_process`). A blob's size is asked before its content is, names come
+NUL-separated and may hold anything, links and submodules are not followed.
+"""
+
+import re
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from neuralforge.data.git_process import DAMAGED, Git, GitProcess, open_git
+from neuralforge.data.language import language_of
+from neuralforge.data.source import (
+    MAX_FILE_BYTES,
+    Selection,
+    SourceFile,
+    SourceFiles,
+    Tally,
+    decode_source,
+    printable,
+    select,
+)
+from neuralforge_common.errors import DataError
+
+MAX_ENTRIES = 1_000_000
+"""More names than this in one commit are a trap (folders that hold one folder ten times over), not a project."""
+
+_BATCH = 60  # names asked for before the first answer is read: 60 of 65 bytes never fill a pipe of 4 KiB
+
+
+def read_git_tree(
+    repository: Path,
+    *,
+    revision: str = "HEAD",
+    patterns: Iterable[str] = (),
+    languages: Iterable[str] = (),
+    silence: float = 60.0,
+) -> SourceFiles:
+    """Stream the wanted files of one commit in git's order; content that appears under two names counts once.
+
+    Of a folder inside a repository, only what the commit holds under it; `path` starts at the repository's root all
+    the same. `silence` is how many seconds git may go without a byte before it is stopped.
+
+    Raises:
+        DataError: no git, no repository, no commit, another user's repository, a damaged one, a silent one.
+    """
+    selection = select(patterns, languages)
+    if not repository.is_dir():
+        what = "this is a file" if repository.exists() else "no such folder"
+        raise DataError(f"{printable(str(repository))}: {what}", hint="wanted the folder of a git repository")
+    git = open_git(repository, silence=silence)
+    # The folder that all work trees of a repository share: each of them has the same name here.
+    common = Path(git.ask("rev-parse", "--path-format=absolute", "--git-common-dir"))
+    name = common.parent.name if common.name == ".git" else common.name.removesuffix(".git")
+    tally = Tally()
+    return SourceFiles(_files(git, printable(name), _commit(git, revision), selection, tally), tally)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    name: bytes
+    size: int
+    path: str
+
+
+def _commit(git: Git, revision: str) -> str:
+    hint = "wanted HEAD, a branch, a tag or a commit"
+    if not revision or revision.startswith("-"):
+        raise DataError(f"{revision!r} is not a revision", hint=hint)
+    commit = git.ask("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if re.fullmatch(r"[0-9a-f]{40,64}", commit):
+        return commit
+    if git.ask("rev-parse", "--verify", "--quiet", revision):
+        raise DataError(f"{git.name}: {revision} names no commit that can be read", hint=DAMAGED)
+    if revision == "HEAD":
+        raise DataError(f"{git.name}: the repository has no commit yet", hint="commit your code, then try again")
+    raise DataError(f"{git.name}: no commit named {revision!r}", hint=hint)
+
+
+def _files(git: Git, repo: str, commit: str, selection: Selection, tally: Tally) -> Iterator[SourceFile]:
+    with closing(_wanted(git, commit, selection, tally)) as wanted, git.run("cat-file", "--batch") as reader:
+        while batch := list(islice(wanted, _BATCH)):
+            reader.write(b"".join(blob.name + b"\n" for blob in batch))
+            for blob in batch:
+                text, reason = decode_source(_read(reader, blob, git))
+                if reason:
+                    tally.skip(reason, blob.path)
+                    continue
+                language = language_of(blob.path)
+                yield SourceFile(path=blob.path, text=text, language=language, repo=repo, commit=commit)
+
+
+def _wanted(git: Git, commit: str, selection: Selection, tally: Tally) -> Generator[_Blob, None, None]:
+    """Go through the commit's names, never their content, and pass on what is worth reading."""
+    seen: set[bytes] = set()
+    with git.run("ls-tree", "-r", "-l", "-z", "--full-name", commit) as lister:
+        while line := lister.until(b"\0"):
+            tally.found += 1
+            if tally.found > MAX_ENTRIES:
+                raise DataError(f"{git.name}: the commit lists over {MAX_ENTRIES:,} files, wanted fewer", hint=DAMAGED)
+            details, _, raw_path = line.partition(b"\t")
+            mode, _, name, size = details.split()
+            path = raw_path.decode("utf-8", "backslashreplace")
+            reason = _refused(mode, size, path, selection)
+            if not reason and name in seen:
+                reason = "same content as another file"
+            if reason:
+                tally.skip(reason, path)
+            else:
+                seen.add(name)
+                yield _Blob(name, int(size), path)
+        lister.succeeded()
+
+
+def _refused(mode: bytes, size: bytes, path: str, selection: Selection) -> str:
+    if mode == b"120000":
+        return "link"
+    if mode == b"160000":
+        return "submodule"
+    if reason := selection.refuses(path):
+        return reason
+    if not size.isdigit():  # "BAD": a partial clone that never fetched this file
+        return "not in this partial clone"
+    return "over 1 MiB" if int(size) > MAX_FILE_BYTES else ""
+
+
+def _read(reader: GitProcess, blob: _Blob, git: Git) -> bytes:
+    header = reader.until(b"\n")
+    if header != b"%b blob %d" % (blob.name, blob.size):
+        if not header:
+            reader.succeeded()  # raises with git's own words where it has left some
+        got = printable(header.decode("utf-8", "replace"))[:120] or "nothing"
+        raise DataError(f"{git.name}: asked git for the file {printable(blob.path)}, got {got}", hint=DAMAGED)
+    return reader.exactly(blob.size + 1)[:-1]

@@ -1,0 +1,98 @@
+"""Text to token ids: what the model is shown and which of it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuralforge.data.example import Example
+from neuralforge_common.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedExample:
+    """One example as token ids.
+
+    `tokens` holds context then completion for a causal model; for an encoder-decoder `context` feeds the encoder
+    and `tokens` only the completion. The loss counts `tokens[start:]`, each predicted from what stands before it.
+    `ended` tells whether the last token is the end mark: it is learnt, but no code, so evaluation leaves it out.
+    """
+
+    index: int
+    tokens: tuple[int, ...]
+    start: int
+    context: tuple[int, ...] = ()
+    language: str = ""
+    ended: bool = True
+
+    @property
+    def targets(self) -> int:
+        """How many tokens the loss counts."""
+        return len(self.tokens) - self.start
+
+    @property
+    def length(self) -> int:
+        """All tokens that the model reads, padding aside."""
+        return len(self.tokens) + len(self.context)
+
+
+def tokenize(
+    examples: Iterable[Example],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    end_token_id: int,
+    is_encoder_decoder: bool = False,
+) -> list[TokenizedExample]:
+    """Tokenize context and completion apart, as an editor that asks for a completion will.
+
+    A completion may always fill half of `max_length` tokens, and more where the context leaves room; it is cut at
+    its end, the context at its beginning. Raises DataError where nothing is left to learn from.
+    """
+    examples = list(examples)
+    contexts = _encode(tokenizer, [e.context for e in examples], special=True)
+    completions = _encode(tokenizer, [e.completion for e in examples], special=False)
+    tokenized = []
+    for index, (example, context, completion) in enumerate(zip(examples, contexts, completions, strict=True)):
+        if is_encoder_decoder:
+            body, ended = _ended(completion, max_length, end_token_id)
+            tokens, start, encoder = body, 0, _tail(context, max_length)
+        else:
+            room = max(max_length - len(context), max_length // 2)
+            body, ended = _ended(completion, room, end_token_id)
+            head = _tail(context, max_length - len(body))
+            # A causal model without a beginning mark predicts nothing at position 0.
+            tokens, start, encoder = head + body, max(len(head), 1), []
+        if len(tokens) > start:
+            tokenized.append(
+                TokenizedExample(
+                    index=index,
+                    tokens=tuple(tokens),
+                    start=start,
+                    context=tuple(encoder),
+                    language=example.language,
+                    ended=ended,
+                )
+            )
+    if not tokenized:
+        raise DataError(f"no completion holds a token to learn from (examples: {len(examples)})")
+    return tokenized
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    if not texts:
+        return []
+    # verbose=False: a long text is cut below, so the tokenizer's own warning about its length would mislead.
+    encoded = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _ended(completion: list[int], room: int, end_token_id: int) -> tuple[list[int], bool]:
+    if len(completion) < room:
+        return [*completion, end_token_id], True
+    return completion[:room], False
+
+
+def _tail(tokens: list[int], room: int) -> list[int]:
+    return tokens[len(tokens) - room :] if len(tokens) > room else tokens

@@ -1,0 +1,90 @@
+"""What the training loop asks of whatever computes losses and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from neuralforge.data.batch import Batch
+from neuralforge.data.tokens import TokenizedExample
+from neuralforge.training.loss import TokenScores
+
+EngineName = Literal["auto", "fast", "general"]
+Int8 = Literal["off", "backward", "full"]
+Attention = Literal["auto", "sdpa", "matmul"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How gradients are computed. The defaults are exact; each other value has a measured price.
+
+    `int8`: frozen weights in int8 in backward, or in both passes. `context_gradients=False` drops what context
+    tokens pass on through their residual stream. `cache_bytes`: memory for the frozen prefix's activations.
+    """
+
+    engine: EngineName = "auto"
+    int8: Int8 = "off"
+    attention: Attention = "auto"
+    context_gradients: bool = True
+    gradient_checkpointing: bool = False
+    cache_bytes: int = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleScore:
+    """One example under the current adapter: summed loss in nats and hits over its code tokens, end mark left out."""
+
+    index: int
+    loss: float
+    hits: int
+    tokens: int
+
+
+class Engine(Protocol):
+    """Losses and gradients of batches, for one model with LoRA attached."""
+
+    name: str
+    precision: str
+
+    def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
+        """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats."""
+        ...
+
+    def score(self, batch: Batch) -> list[ExampleScore]:
+        """Losses and hits of each example, nothing learnt, no dropout."""
+        ...
+
+    def unscale(self) -> bool:
+        """Undo loss scaling on the flat gradient; False where it overflowed and the step must be skipped."""
+        ...
+
+
+def split_scores(examples: Sequence[TokenizedExample], scores: TokenScores) -> list[ExampleScore]:
+    """Scores of concatenated targets -> one score an example, the learnt end mark not counted as code."""
+    losses, hits = scores.losses.tolist(), scores.hits.tolist()
+    result = []
+    first = 0
+    for example in examples:
+        last = first + example.targets
+        counted = last - 1 if example.ended else last
+        result.append(
+            ExampleScore(
+                index=example.index,
+                loss=float(sum(losses[first:counted])),
+                hits=sum(hits[first:counted]),
+                tokens=counted - first,
+            )
+        )
+        first = last
+    return result
+
+
+def padded(sequences: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ragged token lists -> ids (n, longest) filled on the right, and their mask."""
+    width = max(len(s) for s in sequences)
+    ids = torch.tensor([[*s, *([fill] * (width - len(s)))] for s in sequences], device=device)
+    mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
+    return ids, mask

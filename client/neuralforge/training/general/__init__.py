@@ -1,0 +1,1 @@
+"""Any family that transformers can run, causal or encoder-decoder, on any device, through autograd."""

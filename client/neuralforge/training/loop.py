@@ -1,0 +1,232 @@
+"""The training loop: batches to gradients to steps, evaluated, checkpointed and resumable."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from neuralforge.data.batch import Batch, epoch_batches
+from neuralforge.data.tokens import TokenizedExample
+from neuralforge.evaluation.metrics import Evaluation, score_all, summarize
+from neuralforge.training.checkpoint import Checkpoint, CheckpointFolder, Counters
+from neuralforge.training.engine import Engine
+from neuralforge.training.events import CheckpointSaved, Evaluated, Observer, RunFinished, StepDone, tell
+from neuralforge.training.flat import FlatParameters
+from neuralforge.training.schedule import Scheduler
+from neuralforge_common.errors import TrainingError
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a run goes, in plain numbers. `total_steps` counts optimizer steps; `max_grad_norm` 0 means no clipping.
+
+    `evaluation_steps` None evaluates at the end of each epoch; `patience` is how many evaluations in a row may
+    bring nothing before learning stops, 0 for no such stop; `checkpoint_steps` 0 saves at the end alone.
+    """
+
+    total_steps: int
+    batch_size: int
+    accumulation: int
+    seed: int
+    max_grad_norm: float
+    weight_decay: float
+    evaluation_steps: int | None
+    patience: int
+    checkpoint_steps: int
+    track_gradients: bool = False
+
+
+def steps_per_epoch(examples: int, *, batch_size: int, accumulation: int) -> int:
+    """Optimizer steps that see every example once; the last ones may be smaller."""
+    return math.ceil(math.ceil(examples / batch_size) / accumulation)
+
+
+class Loop:
+    """One run over one dataset, from where `counters` stand. Call `restore` first to go on from a checkpoint."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        flat: FlatParameters,
+        plan: Plan,
+        scheduler: Scheduler,
+        *,
+        train: Sequence[TokenizedExample],
+        evaluation: Sequence[TokenizedExample],
+        counters: Counters,
+        checkpoints: CheckpointFolder | None,
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self._engine = engine
+        self._flat = flat
+        self._plan = plan
+        self._scheduler = scheduler
+        self._train = train
+        self._evaluation = evaluation
+        self.counters = counters
+        self._checkpoints = checkpoints
+        self._observers = observers
+        self._epoch: tuple[int, list[tuple[int, ...]]] = (-1, [])
+        self._per_epoch = steps_per_epoch(len(train), batch_size=plan.batch_size, accumulation=plan.accumulation)
+        self._best = flat.vector.detach().clone()
+        self._optimizer = torch.optim.AdamW(
+            [flat.vector], lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=plan.weight_decay, fused=True
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint` as if the run had never stopped."""
+        self.counters = checkpoint.counters
+        device = self._flat.vector.device
+        self._flat.load(checkpoint.vector.to(device))
+        self._best = checkpoint.best.to(device)
+        self._optimizer.state[self._flat.vector] = {
+            "step": torch.tensor(float(checkpoint.counters.step), device=device),
+            "exp_avg": checkpoint.first_moment.to(device),
+            "exp_avg_sq": checkpoint.second_moment.to(device),
+        }
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Learn until done; False where `stop` said so first: the state is saved and `restore` will go on from it.
+
+        At the end the adapter is the best one that was evaluated, or the last where nothing is held out.
+        Raises TrainingError where the loss is not finite; checkpoints from before stay.
+        """
+        if self.counters.step == 0 and self._evaluation and self.counters.first_loss is None:
+            self._evaluate()
+        while not self.counters.finished and self.counters.step < self._plan.total_steps:
+            if stop():
+                self.save()
+                return False
+            self._step(self.counters.step)
+            done = self.counters.step
+            if self._evaluation and self._evaluation_due(done):
+                self._evaluate()
+            every = self._plan.checkpoint_steps
+            if every and done % every == 0 and done < self._plan.total_steps and not self.counters.finished:
+                self.save()
+        if not self.counters.finished:
+            self.counters = replace(self.counters, finished="all steps are done")
+        if not self._evaluation:
+            self._best = self._flat.vector.detach().clone()
+            self.counters = replace(self.counters, best_step=self.counters.step)
+        self.save()
+        self._flat.load(self._best)
+        tell(
+            self._observers,
+            RunFinished(step=self.counters.step, best_step=self.counters.best_step, reason=self.counters.finished),
+        )
+        return True
+
+    def save(self) -> None:
+        """Put everything needed to go on onto the disk, if there is a folder for it."""
+        if self._checkpoints is None:
+            return
+        state = self._optimizer.state.get(self._flat.vector, {})
+        blank = torch.zeros_like(self._flat.vector)
+        path = self._checkpoints.save(
+            Checkpoint(
+                counters=replace(self.counters, loss_scale=getattr(self._engine, "loss_scale", 1.0)),
+                vector=self._flat.vector,
+                first_moment=state.get("exp_avg", blank),
+                second_moment=state.get("exp_avg_sq", blank),
+                best=self._best,
+            )
+        )
+        tell(self._observers, CheckpointSaved(step=self.counters.step, path=path))
+
+    def _step(self, step: int) -> None:
+        began = time.perf_counter()
+        batches = self._micro_batches(step)
+        targets = sum(batch.targets for batch in batches)
+        self._flat.gradient.zero_()
+        loss = 0.0
+        for i, batch in enumerate(batches):
+            # Scaled by all tokens of the step: accumulated micro-batches equal one large batch exactly.
+            seed = (self._plan.seed * 1_000_003 + step) * 4096 + i
+            loss += self._engine.accumulate(batch, scale=1 / targets, seed=seed)
+        norms = self._norms()
+        usable = self._engine.unscale()
+        norm = float(torch.linalg.vector_norm(self._flat.gradient))
+        if not math.isfinite(loss) or (usable and not math.isfinite(norm)):
+            raise TrainingError(
+                f"the loss of step {step + 1} is not a finite number (loss {loss / targets}, gradient norm {norm})",
+                hint="lower --learning-rate; the checkpoints before this step are kept",
+            )
+        rate = self._scheduler(step)
+        if usable:
+            if self._plan.max_grad_norm > 0 and norm > self._plan.max_grad_norm:
+                self._flat.gradient.mul_(self._plan.max_grad_norm / norm)
+            self._optimizer.param_groups[0]["lr"] = rate
+            self._optimizer.step()
+        tokens = sum(batch.tokens for batch in batches)
+        self.counters = replace(self.counters, step=step + 1, tokens=self.counters.tokens + tokens)
+        tell(
+            self._observers,
+            StepDone(
+                step=step + 1,
+                total_steps=self._plan.total_steps,
+                epoch=(step + 1) / self._per_epoch,
+                loss=loss / targets,
+                learning_rate=rate,
+                gradient_norm=norm,
+                tokens=tokens,
+                seconds=time.perf_counter() - began,
+                gradient_norms=norms,
+            ),
+        )
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        epoch, place = divmod(step, self._per_epoch)
+        if self._epoch[0] != epoch:
+            order = epoch_batches(self._train, batch_size=self._plan.batch_size, seed=self._plan.seed, epoch=epoch)
+            self._epoch = (epoch, order)
+        first = place * self._plan.accumulation
+        chosen = self._epoch[1][first : first + self._plan.accumulation]
+        return [Batch(examples=tuple(self._train[i] for i in batch)) for batch in chosen]
+
+    def _norms(self) -> dict[str, float]:
+        if not self._plan.track_gradients:
+            return {}
+        return {
+            name: float(torch.linalg.vector_norm(place.of(self._flat.gradient)))
+            for name, place in self._flat.places.items()
+        }
+
+    def _evaluation_due(self, done: int) -> bool:
+        every = self._plan.evaluation_steps or self._per_epoch
+        return done % every == 0 or done == self._plan.total_steps
+
+    def _evaluate(self) -> None:
+        began = time.perf_counter()
+        result: Evaluation = summarize(score_all(self._engine, self._evaluation))
+        counters = self.counters
+        best = counters.best_loss is None or result.loss < counters.best_loss
+        if counters.first_loss is None:
+            counters = replace(counters, first_loss=result.loss, first_accuracy=result.accuracy)
+        if best:
+            self._best = self._flat.vector.detach().clone()
+            counters = replace(
+                counters,
+                best_loss=result.loss,
+                best_accuracy=result.accuracy,
+                best_step=counters.step,
+                evaluations_since_best=0,
+            )
+        else:
+            since = counters.evaluations_since_best + 1
+            stopped = (
+                ""
+                if not self._plan.patience or since < self._plan.patience
+                else (f"{since} evaluations in a row brought nothing")
+            )
+            counters = replace(counters, evaluations_since_best=since, finished=stopped)
+        self.counters = counters
+        seconds = time.perf_counter() - began
+        tell(self._observers, Evaluated(step=counters.step, evaluation=result, best=best, seconds=seconds))

@@ -1,0 +1,93 @@
+"""Cross-entropy on completion tokens, in chunks, its gradient taken in the forward pass.
+
+Logits are vocabulary-wide: they are made for completion tokens only, a bounded chunk at a time, and never kept.
+The same idea is known from Liger-Kernel's fused linear cross-entropy; this is written for a CPU's matmuls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+CHUNK_BYTES = 32 * 1024 * 1024
+"""Memory for one chunk of fp32 probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Per target token: its negative log-likelihood in nats, and whether it was the most likely token."""
+
+    losses: torch.Tensor
+    hits: torch.Tensor
+
+
+def token_scores(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> TokenScores:
+    """Score targets (N,) from the head's input `hidden` (N, d); `weight` is (V, d). Nothing is differentiated."""
+    losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    hits = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    for rows in _chunks(len(targets), weight.shape[0]):
+        logits = _logits(hidden[rows], weight, bias)
+        wanted = targets[rows, None]
+        log_likelihood = torch.log_softmax(logits, dim=-1, dtype=torch.float32).gather(1, wanted)
+        losses[rows] = -log_likelihood[:, 0]
+        hits[rows] = logits.argmax(dim=1) == targets[rows]
+    return TokenScores(losses=losses, hits=hits)
+
+
+def loss_and_gradient(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    *,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss over targets, and the gradient of `scale` times it with respect to `hidden`, (N, d)."""
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    gradient = torch.empty_like(hidden)
+    for rows in _chunks(len(targets), weight.shape[0]):
+        wanted = targets[rows, None]
+        probabilities = torch.softmax(_logits(hidden[rows], weight, bias), dim=-1, dtype=torch.float32)
+        likelihood = probabilities.gather(1, wanted)
+        total -= likelihood.clamp_min(1e-38).log().sum()
+        # d loss / d logits = softmax - one-hot
+        probabilities.scatter_(1, wanted, likelihood - 1.0)
+        torch.mm(probabilities.to(hidden.dtype), weight, out=gradient[rows])
+    return total, gradient.mul_(scale)
+
+
+class HeadLoss(torch.autograd.Function):
+    """`scale` times the summed loss, as a node of autograd's graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """The loss as a scalar; the gradient is already made and waits in `ctx`."""
+        total, gradient = loss_and_gradient(hidden, weight, bias, targets, scale=scale)
+        ctx.save_for_backward(gradient)
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Pass the waiting gradient on; upstream is 1 but under gradient scaling."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0].to(gradient.dtype), None, None, None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return hidden @ weight.t() if bias is None else torch.addmm(bias, hidden, weight.t())
+
+
+def _chunks(rows: int, vocabulary: int) -> list[slice]:
+    size = max(16, CHUNK_BYTES // (4 * vocabulary))
+    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]

@@ -1,0 +1,59 @@
+"""What must hold between keys of a configuration whose single values are fine."""
+
+from collections.abc import Container, Iterator, Mapping
+from typing import TypeAlias
+
+from neuralforge_common.config.schema import TrainConfig
+
+# A broken rule: the keys that take part, the one to blame first, and what is wrong with it.
+Conflict: TypeAlias = tuple[tuple[str, ...], str]
+
+# A layer that sets the key on the left silences the keys on the right in the layers below it: `--from-git` on the
+# command line replaces a file's `train_file`.
+ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
+    "dataset.train_file": ("dataset.from_git", "dataset.sources"),
+    "dataset.from_git": ("dataset.train_file", "dataset.sources"),
+    "dataset.sources": ("dataset.train_file", "dataset.from_git"),
+    "training.fp16": ("training.precision",),
+    "training.precision": ("training.fp16",),
+}
+
+
+def conflicts(config: TrainConfig) -> Iterator[Conflict]:
+    """Yields every broken rule. Values alone decide, so that a configuration written out loads again."""
+    data, training = config.dataset, config.training
+    if data.train_file is not None and data.from_git is not None:
+        yield ("dataset.from_git", "dataset.train_file"), "cannot be used together with dataset.train_file"
+    if data.train_file is not None and data.sources:
+        yield ("dataset.sources", "dataset.train_file"), "cannot be used together with dataset.train_file"
+    if data.eval_file is not None and data.eval_file == data.train_file:
+        yield (
+            ("dataset.eval_file", "dataset.train_file"),
+            "is the training file: examples that were trained on measure nothing",
+        )
+    if training.eval_steps is not None and data.eval_file is None and data.eval_fraction == 0:
+        yield (
+            ("training.eval_steps", "dataset.eval_fraction"),
+            "there is nothing to evaluate on: dataset.eval_fraction is 0 and there is no dataset.eval_file",
+        )
+    if training.fp16 and training.precision not in ("auto", "fp16"):
+        yield ("training.fp16", "training.precision"), f"contradicts training.precision: {training.precision}"
+    if training.engine == "general" and training.int8 != "off":
+        yield ("training.int8", "training.engine"), "needs the fast engine, training.engine is general"
+    if training.engine == "general" and not training.context_gradients:
+        yield ("training.context_gradients", "training.engine"), "needs the fast engine, training.engine is general"
+
+
+def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
+    """Yields a line for each setting that has no effect or a surprising one; `given` holds the keys somebody set."""
+    training = config.training
+    # No fault: a file with the guide's 100 warm-up steps may well be tried out with `--max-steps 20`.
+    if training.max_steps is not None and training.warmup_steps >= training.max_steps:
+        yield (
+            f"training.warmup_steps ({training.warmup_steps}) is not below training.max_steps ({training.max_steps}): "
+            "the warm-up will be cut"
+        )
+    if "training.cache_prefix" in given and training.cache_prefix and config.lora.top_layers is None:
+        yield "training.cache_prefix has no effect without lora.top_layers: there is no frozen prefix to cache"
+    if config.model.trust_remote_code:
+        yield f"model.trust_remote_code is on: {config.model.base} may run code of its own on this machine"

@@ -1,0 +1,67 @@
+"""Every failure that a person can cause or meet, in one tree.
+
+    NeuralForgeError            exit 1
+    ├── UsageError              exit 2: the command line itself is wrong
+    ├── ConfigError             a configuration file or value; carries every fault found
+    ├── DataError               a dataset, a repository, a source tree
+    ├── ModelError              a base model cannot be found, loaded or adapted
+    ├── AdapterError            an adapter folder is damaged, hostile or made for another base
+    ├── TrainingError           a run that cannot go on (a loss that is not finite, no examples left)
+    ├── CheckpointError         a checkpoint that is damaged or belongs to another run
+    └── StorageError            the disk: full, read-only, not writable
+
+A message says what is wrong, what was found and what was wanted; the hint says the way out. Only the command
+line catches these; libraries raise them.
+"""
+
+
+class NeuralForgeError(Exception):
+    """An expected failure: one clear line for a person, and a hint."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(NeuralForgeError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(NeuralForgeError):
+    """A configuration that cannot be used; `faults` holds one line for each thing wrong with it."""
+
+    def __init__(self, faults: list[str], *, hint: str = "") -> None:
+        super().__init__("\n".join(faults), hint=hint)
+        self.faults = tuple(faults)
+
+
+class DataError(NeuralForgeError):
+    """A dataset, repository or source tree that cannot be read or holds nothing usable."""
+
+
+class ModelError(NeuralForgeError):
+    """A base model that cannot be found, loaded or adapted."""
+
+
+class AdapterError(NeuralForgeError):
+    """An adapter folder that is damaged, hostile, or made for another base."""
+
+
+class TrainingError(NeuralForgeError):
+    """A training run that cannot go on."""
+
+
+class CheckpointError(NeuralForgeError):
+    """A checkpoint that is damaged or belongs to another run."""
+
+
+class StorageError(NeuralForgeError):
+    """A disk that is full, read-only or not writable."""

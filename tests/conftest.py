@@ -1,0 +1,71 @@
+"""What all tests share: no network, and the command line run as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports the hub's library, which reads this once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+TEAM_MODULES = ("argparse.py", "configparser.py", "csv.py", "dataclasses.py", "heapq.py", "shelve.py", "textwrap.py")
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The installed command, `neuralforge`."""
+    return Path(sys.executable).with_name("neuralforge")
+
+
+@pytest.fixture(scope="session")
+def cli(program: Path) -> Cli:
+    """Run `neuralforge …` in a process of its own; nothing is checked but that it ends."""
+
+    def run(
+        *arguments: object, cwd: Path, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(program), *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def team_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real Python code by several hands: a few modules of the standard library."""
+    folder = tmp_path_factory.mktemp("team") / "project"
+    folder.mkdir()
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for name in TEAM_MODULES:
+        shutil.copyfile(library / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(cli: Cli, team_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An adapter that the command line has trained on `team_code`, nf-tiny below it. Read it, do not change it."""
+    place = tmp_path_factory.mktemp("trained")
+    done = cli(
+        *("train", "--source", team_code, "--base", "nf-tiny", "--name", "team", "--max-length", 128),
+        *("--max-steps", 40, "--batch-size", 4, "--rank", 4, "--output", place),
+        cwd=place,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    yield place / "team.lora"
