@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def team_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def adapter(cli: Cli, team_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def adapter(cli: Cli, team_code: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that the command line has trained on `team_code`, nf-tiny below it. Read it, do not change it."""
     place = tmp_path_factory.mktemp("trained")
     done = cli(
@@ -68,4 +68,4 @@ def adapter(cli: Cli, team_code: Path, tmp_path_factory: pytest.TempPathFactory)
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    yield place / "team.lora"
+    return place / "team.lora"
