@@ -1,12 +1,15 @@
 """Small adapters for the tests of the common room."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from neuralforge_common.adapter import AdapterSpec, AdapterState
+from neuralforge_common.config.load import load_train_config
+from neuralforge_common.errors import ConfigError
 
 MODULES = tuple(f"model.layers.{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj"))
 
@@ -39,3 +42,27 @@ def make_state() -> Callable[..., AdapterState]:
         return AdapterState(arrays)
 
     return make
+
+
+ConfigFaults = Callable[..., tuple[str, ...]]
+
+
+@pytest.fixture
+def config_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigFaults:
+    """Load a text or bytes as `c.yaml` of the current folder and return what is wrong with it, line by line."""
+    monkeypatch.chdir(tmp_path)
+
+    def faults(
+        content: str | bytes,
+        overrides: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        file = Path("c.yaml")
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            load_train_config(file, overrides or {}, environ or {})
+        except ConfigError as error:
+            return error.faults
+        return ()
+
+    return faults

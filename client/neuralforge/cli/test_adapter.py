@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 NAME = "test-adapter"
 SUMMARY = "Score an adapter sample by sample against its base, and show what both would write."
@@ -20,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
     parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
     parser.add_argument("--limit", type=_positive, default=200, metavar="N", help="at most N samples (200)")
-    parser.add_argument("--show", type=int, default=2, metavar="N", help="completions to show (2)")
+    parser.add_argument("--rows", type=_whole, default=20, metavar="N", help="rows of the table of samples (20)")
+    parser.add_argument("--show", type=_whole, default=2, metavar="N", help="completions to show (2)")
     parser.add_argument("--max-length", type=_positive, default=512, metavar="TOKENS")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -30,6 +35,9 @@ def run(args: argparse.Namespace) -> int:
     """Score, show and sum up."""
     import json
 
+    from rich.console import Console
+
+    from neuralforge.cli.progress import before_and_after
     from neuralforge.evaluation.metrics import summarize
     from neuralforge.evaluation.opened import open_adapter
     from neuralforge.evaluation.samples import samples_for
@@ -66,7 +74,12 @@ def run(args: argparse.Namespace) -> int:
         summary = {"samples": len(rows), "better": better, "origin": samples.origin, **total}
         print(json.dumps({"summary": summary, "samples": rows, "completions": shown}, ensure_ascii=False))
         return 0
-    _print(rows, shown, summarize(base), summarize(adapted), better, samples.origin)
+    console = Console(soft_wrap=True)
+    if args.rows:
+        console.print(_sample_table(rows[: args.rows], origin=samples.origin, total=len(rows)))
+    _print_completions(console, shown)
+    title = f"{better} of {len(rows)} samples are better with the adapter"
+    console.print(before_and_after(summarize(base), summarize(adapted), title=title))
     return 0
 
 
@@ -79,14 +92,11 @@ def _figures(evaluation: Any) -> dict[str, float | None]:
     return {"perplexity": finite(evaluation.perplexity), "accuracy": finite(evaluation.accuracy)}
 
 
-def _print(rows: list[Any], shown: list[Any], base: Any, adapted: Any, better: int, origin: str) -> None:
-    from rich.console import Console
+def _sample_table(rows: list[Any], *, origin: str, total: int) -> Table:
     from rich.table import Table
 
-    from neuralforge.cli.progress import before_and_after
-
-    console = Console(soft_wrap=True)
-    table = Table(title=f"samples: {origin}", title_justify="left")
+    count = f"the first {len(rows)} of {total}, --json gives all" if len(rows) < total else f"{total}"
+    table = Table(title=f"samples ({count}): {origin}", title_justify="left")
     for name in ("sample", "language", "tokens", "perplexity", "with adapter", "accuracy", "with adapter"):
         table.add_column(name, justify="left" if name == "language" else "right")
     for row in rows:
@@ -96,14 +106,17 @@ def _print(rows: list[Any], shown: list[Any], base: Any, adapted: Any, better: i
             str(row["tokens"]),
             *(_cell(row[who][figure], figure) for figure in ("perplexity", "accuracy") for who in ("base", "adapter")),
         )
-    console.print(table)
+    return table
+
+
+def _print_completions(console: Console, shown: list[Any]) -> None:
     for sample in shown:
         console.rule(f"sample {sample['index']}", align="left")
         tail = "\n".join(sample["context"].splitlines()[-6:])
-        for name, text in (("context", tail), ("wanted", sample["wanted"]), ("base", sample["base"])):
-            console.print(f"[{name}]\n{text}", markup=False, highlight=False)
-        console.print(f"[adapter]\n{sample['adapter']}", markup=False, highlight=False)
-    console.print(before_and_after(base, adapted, title=f"{better} of {len(rows)} samples are better with the adapter"))
+        texts = {"context": tail, "wanted": sample["wanted"], "base": sample["base"], "adapter": sample["adapter"]}
+        for name, text in texts.items():
+            console.print(f"[{name}]", style="bold", markup=False, highlight=False)
+            console.print(text, markup=False, highlight=False)
 
 
 def _cell(value: float | None, figure: str) -> str:
@@ -113,7 +126,12 @@ def _cell(value: float | None, figure: str) -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if (value := _whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"wanted a whole number ≥ 1, got {text}")
     return value
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a whole number ≥ 0, got {text!r}")
+    return int(text)

@@ -14,50 +14,66 @@ EXAMPLES = """\
   neuralforge train --config training-config.yaml --dry-run
   neuralforge train --from-git ./my-project --resume auto"""
 
-OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("data", "--from-git", "dataset.from_git", {"metavar": "DIR", "help": "learn from the commit checked out there"}),
-    ("data", "--source", "dataset.sources", {"metavar": "DIR", "action": "append", "help": "learn from a folder"}),
-    ("data", "--dataset", "dataset.train_file", {"metavar": "FILE", "help": "learn from a JSONL file"}),
-    ("data", "--eval-dataset", "dataset.eval_file", {"metavar": "FILE", "help": "hold out this JSONL file"}),
-    ("data", "--pattern", "dataset.patterns", {"action": "append", "help": "only files like this, e.g. '*.java'"}),
-    ("data", "--language", "dataset.language", {"help": "only this language"}),
-    ("data", "--max-samples", "dataset.max_samples", {"metavar": "N", "help": "learn from at most N examples"}),
-    ("data", "--max-length", "dataset.max_length", {"metavar": "TOKENS", "help": "cut examples to this length"}),
-    ("model", "--base", "model.base", {"help": "friendly name, hub id, folder or .gguf file"}),
-    ("model", "--revision", "model.revision", {"help": "the hub's branch, tag or commit"}),
-    ("model", "--name", "model.adapter_name", {"help": "the adapter's name"}),
-    ("model", "--trust-remote-code", "model.trust_remote_code", {"action": "store_const", "const": "true"}),
-    ("lora", "--rank", "lora.rank", {"metavar": "R"}),
-    ("lora", "--alpha", "lora.alpha", {"metavar": "A", "help": "scaling is alpha / rank; default 2 x rank"}),
-    ("lora", "--dropout", "lora.dropout", {"metavar": "P"}),
-    ("lora", "--target-modules", "lora.target_modules", {"metavar": "NAMES", "help": "auto, or q_proj,v_proj"}),
-    ("lora", "--top-layers", "lora.top_layers", {"metavar": "N", "help": "adapt only the top N layers: faster"}),
-    ("training", "--epochs", "training.epochs", {"metavar": "N"}),
-    ("training", "--max-steps", "training.max_steps", {"metavar": "N"}),
-    ("training", "--batch-size", "training.batch_size", {"metavar": "N"}),
-    ("training", "--gradient-accumulation-steps", "training.gradient_accumulation_steps", {"metavar": "N"}),
-    ("training", "--learning-rate", "training.learning_rate", {"metavar": "RATE"}),
-    ("training", "--scheduler", "training.scheduler", {"help": "linear, cosine or constant"}),
-    ("training", "--warmup-steps", "training.warmup_steps", {"metavar": "N"}),
-    ("training", "--seed", "training.seed", {"metavar": "N"}),
-    ("speed", "--device", "training.device", {"help": "auto, cpu, cuda, mps"}),
-    ("speed", "--threads", "training.threads", {"metavar": "N"}),
-    ("speed", "--fp16", "training.fp16", {"action": "store_const", "const": "true", "help": "mixed precision"}),
-    ("speed", "--precision", "training.precision", {"help": "auto, fp32, bf16 or fp16"}),
-    (
-        "speed",
-        "--gradient-checkpointing",
-        "training.gradient_checkpointing",
-        {"action": "store_const", "const": "true", "help": "save memory, recompute activations"},
+OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
+    "data": (
+        ("--from-git", "dataset.from_git", "DIR", "learn from the commit checked out there"),
+        ("--source", "dataset.sources", "DIR…", "learn from a folder"),
+        ("--dataset", "dataset.train_file", "FILE", "learn from a JSONL file"),
+        ("--eval-dataset", "dataset.eval_file", "FILE", "hold out this JSONL file"),
+        ("--pattern", "dataset.patterns", "GLOB…", "only files like this, e.g. '*.java'"),
+        ("--language", "dataset.language", "NAME", "only this language"),
+        ("--max-samples", "dataset.max_samples", "N", "learn from at most N examples"),
+        ("--eval-fraction", "dataset.eval_fraction", "F", "hold out this share; 0 for none"),
+        ("--max-eval-samples", "dataset.max_eval_samples", "N", "hold out at most N examples"),
+        ("--max-length", "dataset.max_length", "TOKENS", "cut examples to this length"),
     ),
-    ("speed", "--int8", "training.int8", {"help": "off, backward or full: int8 frozen weights; faster, not exact"}),
-    ("speed", "--engine", "training.engine", {"help": "auto, fast or general"}),
-    ("output", "--output", "output.directory", {"metavar": "DIR", "help": "where NAME.lora goes"}),
-    ("output", "--checkpoint-dir", "output.checkpoint_dir", {"metavar": "DIR"}),
-    ("output", "--tensorboard", "output.tensorboard", {"metavar": "DIR"}),
-    ("output", "--resume", "output.resume", {"help": "auto: go on from the last checkpoint"}),
-)
-"""Group, option, the configuration key that it sets, and what argparse needs to know."""
+    "model": (
+        ("--base", "model.base", "BASE", "friendly name, hub id, folder or .gguf file"),
+        ("--revision", "model.revision", "REV", "the hub's branch, tag or commit"),
+        ("--name", "model.adapter_name", "NAME", "the adapter's name (my-adapter)"),
+        (
+            "--trust-remote-code",
+            "model.trust_remote_code",
+            "",
+            "run code that comes with the base; off unless you say so",
+        ),
+    ),
+    "lora": (
+        ("--rank", "lora.rank", "R", "rank of the adapter (8)"),
+        ("--alpha", "lora.alpha", "A", "scaling is alpha / rank; default 2 x rank"),
+        ("--dropout", "lora.dropout", "P", "dropout on the adapter's input (0)"),
+        ("--target-modules", "lora.target_modules", "NAMES", "auto, or q_proj,v_proj"),
+        ("--top-layers", "lora.top_layers", "N", "adapt only the top N layers: faster"),
+    ),
+    "training": (
+        ("--epochs", "training.epochs", "N", "passes over the data (3)"),
+        ("--max-steps", "training.max_steps", "N", "stop after so many steps"),
+        ("--batch-size", "training.batch_size", "N", "examples a batch (4)"),
+        ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", "N", "batches a step (1)"),
+        ("--learning-rate", "training.learning_rate", "RATE", "default: by the base's size"),
+        ("--scheduler", "training.scheduler", "NAME", "linear, cosine or constant"),
+        ("--warmup-steps", "training.warmup_steps", "N", "steps until the full rate (10)"),
+        ("--seed", "training.seed", "N", "the same seed gives the same adapter (0)"),
+    ),
+    "speed": (
+        ("--device", "training.device", "NAME", "auto, cpu, cuda, mps"),
+        ("--threads", "training.threads", "N", "of the CPU; default: torch's"),
+        ("--fp16", "training.fp16", "", "mixed precision"),
+        ("--precision", "training.precision", "NAME", "auto, fp32, bf16 or fp16"),
+        ("--gradient-checkpointing", "training.gradient_checkpointing", "", "save memory, recompute activations"),
+        ("--int8", "training.int8", "WHERE", "off, backward or full: int8 frozen weights; faster, not exact"),
+        ("--engine", "training.engine", "NAME", "auto, fast or general"),
+    ),
+    "output": (
+        ("--output", "output.directory", "DIR", "where NAME.lora goes"),
+        ("--checkpoint-dir", "output.checkpoint_dir", "DIR", "default: DIR/.neuralforge/NAME"),
+        ("--tensorboard", "output.tensorboard", "DIR", "write TensorBoard's event files here"),
+        ("--resume", "output.resume", "WHEN", "auto: go on from the last checkpoint"),
+    ),
+}
+"""Group -> option, the configuration key that it sets, what it takes (nothing: a switch; DIR…: repeatedly), help."""
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +81,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a YAML file, see configs/")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the steps")
     parser.add_argument("--interactive", action="store_true", help="be asked for the essentials")
-    groups: dict[str, Any] = {}
-    for group, option, key, settings in OPTIONS:
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        groups[group].add_argument(option, dest=key, default=argparse.SUPPRESS, **settings)
+    for group, options in OPTIONS.items():
+        section = parser.add_argument_group(group)
+        for option, key, takes, text in options:
+            settings: dict[str, Any] = {"metavar": takes.removesuffix("…")} if takes else {"const": "true"}
+            settings["action"] = "append" if takes.endswith("…") else "store" if takes else "store_const"
+            section.add_argument(option, dest=key, default=argparse.SUPPRESS, help=text, **settings)
     debug = parser.add_argument_group("debugging")
-    debug.add_argument("--debug", action="store_true", help="a traceback instead of one line; more in the metrics")
-    debug.add_argument("--log-level", default="WARNING", metavar="LEVEL", help="of the libraries: DEBUG, INFO, …")
+    debug.add_argument("--debug", action="store_true", help="a traceback before the one line that says what failed")
+    debug.add_argument(
+        "--log-level", type=str.upper, choices=LOG_LEVELS, default="WARNING", metavar="LEVEL", help="of the libraries"
+    )
     debug.add_argument("--profile-memory", action="store_true", help="resident memory of each step in metrics.jsonl")
     debug.add_argument("--track-gradients", action="store_true", help="gradient norm of each matrix in metrics.jsonl")
 
@@ -81,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     """Resolve the configuration, then train, ask or only tell."""
     from neuralforge.cli.train_session import Debugging, dry_run, interactive, train
 
-    overrides = {key: value for _, _, key, _ in OPTIONS if (value := getattr(args, key, None)) is not None}
+    keys = [key for options in OPTIONS.values() for _, key, _, _ in options]
+    overrides = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
     if args.interactive:
         overrides = interactive(overrides)
     debugging = Debugging(

@@ -203,7 +203,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
 
         from neuralforge.models.load import load_base_model
         from neuralforge.training.trainer import DEFAULT_CACHE_BYTES, LoRATrainer
-    logging.basicConfig(level=debugging.log_level.upper())
+    logging.basicConfig(level=debugging.log_level)
     training = config.training
     if training.threads is not None:
         torch.set_num_threads(training.threads)

@@ -130,6 +130,8 @@ def dataset_from_examples(
     everything = list(examples)
     train = _cleaned(everything, alike, redacted, dropped, "{} duplicate")
     report = DatasetReport(examples_found=len(everything) + len(given or ()), dropped=dropped, redacted=redacted)
+    if not train and not given:
+        raise DataError(f"nothing is left to learn from: all {len(everything)} examples hold nothing but a secret")
     if not train:
         raise DataError(
             f"nothing is left to learn from: all {len(everything)} examples stand in the held-out file",

@@ -48,8 +48,11 @@ def read_git_tree(
         DataError: no git, no repository, no commit, another user's repository, a damaged one, a silent one.
     """
     selection = select(patterns, languages)
-    if not repository.is_dir():
-        what = "this is a file" if repository.exists() else "no such folder"
+    try:
+        what = "" if repository.is_dir() else "this is a file" if repository.exists() else "no such folder"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+    if what:
         raise DataError(f"{printable(str(repository))}: {what}", hint="wanted the folder of a git repository")
     git = open_git(repository, silence=silence)
     # The folder that all work trees of a repository share: each of them has the same name here.

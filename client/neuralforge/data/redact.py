@@ -11,7 +11,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neuralforge.data.secret_formats import SHORTEST, secrets_of_known_format
@@ -33,13 +33,13 @@ def redact(text: str) -> tuple[str, Counter[str]]:
 
 
 def redact_pair(before: str, after: str) -> tuple[str, str, Counter[str]]:
-    """Two texts that belong together, redacted as one: a secret that the cut goes through is found, too."""
+    """Two texts that belong together, redacted as one; a secret that the cut goes through goes to the first."""
     text, cut = before + after, len(before)
     secrets = find_secrets(text)
     if not secrets:
         return before, after, Counter()
     through = next((secret for secret in secrets if secret.start < cut < secret.end), None)
-    end = through.start if through else cut
+    end = through.end if through else cut
     first = _replaced(text, 0, end, [secret for secret in secrets if secret.end <= end])
     second = _replaced(text, end, len(text), [secret for secret in secrets if secret.start >= end])
     return first, second, Counter(secret.kind for secret in secrets)
@@ -47,7 +47,7 @@ def redact_pair(before: str, after: str) -> tuple[str, str, Counter[str]]:
 
 def find_secrets(text: str) -> list[Secret]:
     """Every secret of a text, in order; where rules overlap, one secret that spans them all."""
-    found = sorted([*_private_keys(text), *_known_formats(text), *_addresses(text), *_assigned(text)])
+    found = sorted([*_private_keys(text), *_known_formats(text), *_url_passwords(text), *_assigned(text)])
     merged: list[Secret] = []
     for secret in found:
         if merged and secret.start < merged[-1].end:
@@ -55,10 +55,10 @@ def find_secrets(text: str) -> list[Secret]:
             kind = secret.kind if last.kind in _VAGUE and secret.kind not in _VAGUE else last.kind
             secret = Secret(last.start, max(last.end, secret.end), kind)
         merged.append(secret)
-    return merged
+    return sorted([*merged, *_addresses(text, merged)])
 
 
-_VAGUE = frozenset({"password", "secret", "email"})
+_VAGUE = frozenset({"password", "secret"})
 
 
 def _replaced(text: str, start: int, end: int, secrets: list[Secret]) -> str:
@@ -124,30 +124,34 @@ _FILE_SUFFIXES = frozenset({"js", "ts", "go", "rb", "cs", "kt", "hs"})  # of two
 _NOBODY = re.compile(r"(?:.*\.)?(?:example\.(?:com|org|net)|example|test|invalid|localhost)", re.IGNORECASE)
 
 
-def _addresses(text: str) -> Iterator[Secret]:
-    at = text.find("@")
-    if at < 0:
-        return
-    passwords = set()
+def _url_passwords(text: str) -> Iterator[Secret]:
     for match in re.finditer("://", text):
         credentials = _CREDENTIALS.match(text, match.end())
         if credentials and not _TEMPLATE.search(credentials[1]):
-            passwords.add(credentials.end(1))
             yield Secret(*credentials.span(1), "url-password")
+
+
+def _addresses(text: str, others: Sequence[Secret]) -> Iterator[Secret]:
+    """E-mail addresses, the last one first: where one ends depends on the secret that is taken out behind it."""
+    at, following, left = text.rfind("@"), len(text), len(others)
     while at >= 0:
-        if at not in passwords and at > 0 and text[at - 1] in _LOCAL and (end := _domain_end(text, at + 1)):
-            start = at
-            while start > 0 and at - start < 64 and text[start - 1] in _LOCAL:
-                start -= 1
-            if text[start:at] != "git":
-                yield Secret(start, end, "email")
-        at = text.find("@", at + 1)
+        while left and others[left - 1].start > at:
+            left -= 1
+            following = min(following, others[left].start)
+        begin = others[left - 1].end if left else 0
+        start = at
+        while start > max(begin, at - 64) and text[start - 1] in _LOCAL:
+            start -= 1
+        if start < at and text[start:at] != "git" and (end := _domain_end(text, at + 1, following)):
+            yield Secret(start, end, "email")
+            following = start
+        at = text.rfind("@", 0, at)
 
 
-def _domain_end(text: str, start: int) -> int:
-    match = _DOMAIN.match(text, start)
+def _domain_end(text: str, start: int, limit: int) -> int:
+    match = _DOMAIN.match(text, start, limit)
     # In code `x@weights.to(device)` is a product of matrices.
-    if not match or text[match.end() : match.end() + 1] == "(" or _NOBODY.fullmatch(match[0]):
+    if not match or text[match.end() : min(match.end() + 1, limit)] == "(" or _NOBODY.fullmatch(match[0]):
         return 0
     top = match[0].rpartition(".")[2]
     country = len(top) == 2 and top.isalpha() and top.islower() and top not in _FILE_SUFFIXES

@@ -23,7 +23,7 @@ SHORTEST = 16
 # a neighbour is replaced), and must give up within a bounded length (else the time is not linear). Where it cannot, as
 # with jwt, a first group tells a find from what was only looked over.
 _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("aws-key", ("AKIA", "ASIA", "ABIA", "ACCA"), r"[A-Z0-9]{16}"),
+    ("aws-key", ("AKIA", "ASIA", "ABIA", "ACCA"), r"(?=[ACGNTU]{0,15}[^ACGNTU])[A-Z0-9]{16}"),  # (no piece of DNA)
     ("github-token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"[A-Za-z0-9]{36,}+"),
     ("github-token", ("github_pat_",), r"[A-Za-z0-9_]{22,}+"),
     (
@@ -33,11 +33,13 @@ _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "slack-token",
-        ("xoxa-", "xoxb-", "xoxe-", "xoxe.", "xoxo-", "xoxp-", "xoxr-", "xoxs-", "xapp-"),
+        ("xoxa-", "xoxb-", "xoxe-", "xoxe.", "xoxo-", "xoxp-", "xoxr-", "xoxs-"),
         r"[A-Za-z0-9.\-]{12,}+",
     ),
+    ("slack-token", ("xapp-",), r"[0-9]-[A-Za-z0-9\-]{12,}+"),  # (no "linuxapp-settings-window")
     ("slack-webhook", ("hooks.slack.com/services/", "hooks.slack.com/workflows/"), r"[A-Za-z0-9/_\-]{20,}+"),
-    ("stripe-key", ("sk_live_", "sk_test_", "rk_live_", "rk_test_"), r"[A-Za-z0-9]{10,}+"),
+    # No "benchmark_test_environment": a key has more than small letters.
+    ("stripe-key", ("sk_live_", "sk_test_", "rk_live_", "rk_test_"), r"(?=[a-z]{0,99}+[A-Z0-9])[A-Za-z0-9]{10,}+"),
     ("stripe-key", ("whsec_",), r"[A-Za-z0-9+/=]{24,}+"),
     ("hf-token", ("hf_", "api_org_"), r"[A-Za-z0-9]{30,}+"),
     ("openai-key", ("sk-proj-", "sk-svcacct-", "sk-admin-", "sk-or-v1-"), r"[A-Za-z0-9_\-]{20,}+"),

@@ -150,17 +150,18 @@ def read_source_tree(root: Path, *, patterns: Iterable[str] = (), languages: Ite
     """
     selection = select(patterns, languages)
     tally = Tally()
-    top = root.resolve()
-    if top.is_file():
-        return SourceFiles(_read_file(top, top.name, top.parent.name, tally), tally)
-    if not top.exists():
-        raise DataError(f"{root}: no such folder", hint="wanted a folder of source code")
-    if not top.is_dir():
-        raise DataError(f"{root}: neither a folder nor a file")
+    top = Path(os.path.realpath(root))  # (resolve() raises RuntimeError for a link to itself)
     try:
-        first = _entries(top)
+        mode = top.stat().st_mode
+        first = _entries(top) if stat.S_ISDIR(mode) else []
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{root}: no such folder", hint="wanted a folder of source code") from error
     except OSError as error:
         raise DataError(f"{root}: cannot be read: {error.strerror or error}") from error
+    if stat.S_ISREG(mode):
+        return SourceFiles(_read_file(top, top.name, top.parent.name, tally), tally)
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{root}: neither a folder nor a file")
     return SourceFiles(_walk(top, first, selection, tally), tally)
 
 

@@ -4,10 +4,9 @@ A revision is pinned only where the full commit id stands in public material (th
 repositories that cite it for that model). Where it is None the hub's default branch is taken; the commit that the hub
 resolves is recorded with every adapter, and the base's fingerprint guards it.
 
-Three CodeT5 repositories hold only a pickle on their default branch. Their weights in safetensors lie in an open pull
+The CodeT5 repositories hold only a pickle on their default branch. Their weights in safetensors lie in an open pull
 request of Hugging Face's conversion bot, so their revision is that pull request's ref (`refs/pr/N`); here too the
-commit behind it is recorded. CodeT5's own base size has no conversion that we could verify: `codet5p-220m` is its
-successor of the same shape.
+commit behind it is recorded.
 
 `parameters` is rounded to three digits. Names that begin with `codet5-` are the guide's CodeT5; `codet5p-` and
 `codet5+-` are CodeT5+.
@@ -40,7 +39,7 @@ class CatalogEntry:
 
 _TABLE: tuple[tuple[str, str, str | None, str, str, int], ...] = (
     # name, hub id, revision, model_type, license, parameters
-    ("codet5-220m", "Salesforce/codet5-base", None, "t5", "apache-2.0", 223_000_000),
+    ("codet5-220m", "Salesforce/codet5-base", "refs/pr/2", "t5", "apache-2.0", 223_000_000),
     ("codet5-770m", "Salesforce/codet5-large", "refs/pr/3", "t5", "bsd-3-clause", 738_000_000),
     ("codet5p-220m", "Salesforce/codet5p-220m", "refs/pr/3", "t5", "bsd-3-clause", 223_000_000),
     ("codet5p-770m", "Salesforce/codet5p-770m", "refs/pr/2", "t5", "bsd-3-clause", 738_000_000),

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from neuralforge.models.base import BaseModel, end_token_id
 from neuralforge.models.device import resolve_device, resolve_dtype
@@ -96,8 +97,12 @@ def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> t
             hint="the folder that save_pretrained writes, or a .gguf file",
         )
     where: dict[str, Any] = {"local_files_only": local_only}
+    commit = None
     if not origin.is_local:
-        where["revision"] = origin.revision
+        # A branch may move between two of our reads, so all the others name the commit that the first one found.
+        found = cached_file(origin.place, "config.json", revision=origin.revision, **where)
+        commit = extract_commit_hash(found, None)
+        where["revision"] = commit or origin.revision
     raw, _ = PreTrainedConfig.get_config_dict(origin.place, **where)
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in raw):
@@ -111,8 +116,7 @@ def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> t
             hint="a base is a causal or an encoder-decoder language model",
         )
     config = AutoConfig.from_pretrained(origin.place, trust_remote_code=trust_remote_code, **where)
-    commit = raw.get("_commit_hash")
-    return config, commit if isinstance(commit, str) else None
+    return config, commit
 
 
 def _require_safetensors(folder: Path) -> None:

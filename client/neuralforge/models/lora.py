@@ -67,14 +67,13 @@ def write_state(model: nn.Module, state: AdapterState) -> None:
             f"(first: {(missing + strange)[0]})",
             hint="open it on the base and with the target modules that it was made with",
         )
+    # All shapes before the first value: a refused state must not leave half of itself behind.
+    for name, parameter in parameters.items():
+        if state[name].shape != tuple(parameter.shape):
+            raise AdapterError(f"{name}: shape {state[name].shape} in the adapter, {tuple(parameter.shape)} in the model")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            value = torch.from_numpy(state[name].copy())
-            if value.shape != parameter.shape:
-                raise AdapterError(
-                    f"{name}: shape {tuple(value.shape)} in the adapter, {tuple(parameter.shape)} in the model"
-                )
-            parameter.copy_(value)
+            parameter.copy_(torch.from_numpy(state[name].copy()))
 
 
 def block_count(model: nn.Module) -> int:

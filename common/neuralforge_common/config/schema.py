@@ -54,7 +54,10 @@ def _path(value: object) -> object:
     if isinstance(value, str):
         _one_line(value)
         if value.startswith("~"):  # the shell expands it on the command line, nobody does in a file
-            return Path(value).expanduser()
+            try:
+                return Path(value).expanduser()
+            except RuntimeError as error:
+                raise ValueError("no home folder of that name") from error
     return value
 
 
