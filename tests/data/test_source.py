@@ -165,7 +165,7 @@ def test_a_socket_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (lambda file: os.mkfifo(file), "neither file nor folder"),
         (lambda file: file.symlink_to("/etc/passwd"), "unreadable"),
         (lambda file: file.write_bytes(b"#" * (MAX_FILE_BYTES + 1)), "over 1 MiB"),
-        (lambda file: file.mkdir(), "neither file nor folder"),
+        (lambda file: file.mkdir(), "unreadable"),
         (lambda file: None, "unreadable"),
     ],
     ids=["pipe", "link", "giant", "folder", "gone"],

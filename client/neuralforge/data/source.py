@@ -174,7 +174,6 @@ def _walk(top: Path, first: list[os.DirEntry[str]], selection: Selection, tally:
         if entry.is_symlink():
             tally.skip("link", path)
         elif entry.is_dir(follow_symlinks=False):
-            tally.found -= 1
             try:
                 reason = folder_refused(entry.name) or _marked(entry.path)
                 inside = [] if reason else _entries(Path(entry.path))
@@ -183,6 +182,7 @@ def _walk(top: Path, first: list[os.DirEntry[str]], selection: Selection, tally:
             if reason:
                 tally.skip(reason, path)
             else:
+                tally.found -= 1
                 waiting += [(f"{path}/", one) for one in reversed(inside)]
         elif not entry.is_file(follow_symlinks=False):
             tally.skip("neither file nor folder", path)

@@ -5,6 +5,7 @@ pickle can run anything. transformers would convert a repository that holds only
 naming the exact commit, as we always do, keeps it from that.
 """
 
+import json
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -61,12 +62,11 @@ def load_base_model(
     number_format = resolve_dtype(dtype, target)
     origin = locate(name_or_path, revision=revision)
     local_only = origin.is_local or not _hub_is_reachable()
-    with _readable_errors(origin, local_only), _quiet(origin.is_local):
-        config, commit = _load_config(origin, local_only, trust_remote_code)
-        if origin.is_local:
-            _require_safetensors(Path(origin.place))
-        else:
-            origin = replace(origin, revision=commit or origin.revision)
+    with _readable_errors(origin, local_only), _quiet(local_only):
+        origin = _pinned(origin, local_only)
+        config = _load_config(origin, local_only, trust_remote_code)
+        if local_only:
+            _require_safetensors(origin)
         model, weight_notices = _load_weights(origin, config, number_format, local_only, trust_remote_code)
         tokenizer, tokenizer_notices = load_tokenizer(
             origin.place, revision=origin.revision if not origin.is_local else None, trust_remote_code=trust_remote_code
@@ -90,19 +90,28 @@ def load_base_model(
     )
 
 
-def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> tuple[PreTrainedConfig, str | None]:
+def _pinned(origin: Origin, local_only: bool) -> Origin:
+    """A hub id at the commit that its revision means now, so that all its files come from one; folders as they are.
+
+    Without a network its place becomes the folder in the cache: for a hub id transformers asks for more files than it
+    is told to, and each of them is tried for half a minute.
+    """
+    if origin.is_local:
+        return origin
+    file: str = cached_file(origin.place, "config.json", revision=origin.revision, local_files_only=local_only)
+    commit = extract_commit_hash(file, None) or origin.revision
+    return replace(origin, place=str(Path(file).parent) if local_only else origin.place, revision=commit)
+
+
+def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> PreTrainedConfig:
     if origin.is_local and not (Path(origin.place) / "config.json").is_file():
         raise ModelError(
             f"{origin.source}: no config.json, so this is not a model's folder",
             hint="the folder that save_pretrained writes, or a .gguf file",
         )
     where: dict[str, Any] = {"local_files_only": local_only}
-    commit = None
     if not origin.is_local:
-        # A branch may move between two of our reads, so all the others name the commit that the first one found.
-        found = cached_file(origin.place, "config.json", revision=origin.revision, **where)
-        commit = extract_commit_hash(found, None)
-        where["revision"] = commit or origin.revision
+        where["revision"] = origin.revision
     raw, _ = PreTrainedConfig.get_config_dict(origin.place, **where)
     kind = raw.get("model_type")
     if kind not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in raw):
@@ -115,12 +124,22 @@ def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> t
             f"{origin.source}: model_type {kind!r} is unknown to transformers {transformers.__version__}",
             hint="a base is a causal or an encoder-decoder language model",
         )
-    config = AutoConfig.from_pretrained(origin.place, trust_remote_code=trust_remote_code, **where)
-    return config, commit
+    config: PreTrainedConfig = AutoConfig.from_pretrained(origin.place, trust_remote_code=trust_remote_code, **where)
+    return config
 
 
-def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
+def _require_safetensors(origin: Origin) -> None:
+    folder = Path(origin.place)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        # transformers hands a file of another name to torch.load.
+        for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values():
+            if not name.endswith(".safetensors"):
+                raise ModelError(
+                    f"{origin.source}: {index.name} names {name!r}, which is no safetensors file",
+                    hint="take the model from where it was published",
+                )
+    if any(folder.glob("*.safetensors")) or not origin.is_local:
         return
     if pickles := sorted(path.name for path in folder.glob("*.bin")):
         raise ModelError(
@@ -224,16 +243,16 @@ def _readable_errors(origin: Origin, local_only: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(is_local: bool) -> Iterator[None]:
+def _quiet(local_only: bool) -> Iterator[None]:
     """Only the command line prints; the hub's download bars stay, since a download takes minutes."""
     log: Any = logging  # its functions carry no types
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
-    if is_local:
+    if local_only:
         log.disable_progress_bar()
     try:
         yield
     finally:
         log.set_verbosity(verbosity)
-        if is_local and bars:
+        if local_only and bars:
             log.enable_progress_bar()
