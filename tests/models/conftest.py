@@ -26,9 +26,9 @@ from transformers import (
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
 
-# Byte-level letters: Ġ is the space, Ċ the newline, printable ASCII stands for itself. Ninety-seven, as tiny.VOCABULARY.
+# Byte-level letters: Ġ is the space, Ċ the newline, printable ASCII stands for itself. As many as tiny.VOCABULARY.
 LETTERS = ("<|endoftext|>", "Ġ", "Ċ", *map(chr, range(33, 127)))
-WORDS = ("re", "tu", "rn", "retu", "return", "Ġ" + "Ġ", "de", "def", "1" + "0")
+WORDS = ("re", "tu", "rn", "retu", "return", "ĠĠ", "de", "def", "10")
 MERGES = (("r", "e"), ("t", "u"), ("r", "n"), ("re", "tu"), ("retu", "rn"), ("Ġ", "Ġ"), ("d", "e"), ("de", "f"))
 
 GgufWriting = Callable[..., Path]

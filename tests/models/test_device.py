@@ -96,6 +96,14 @@ def test_the_processors_own_list_of_features_decides(
     assert has_fast_bfloat16(CPU) is fast
 
 
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True)])
+def test_a_card_is_asked_for_its_generation(
+    capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_fast_bfloat16(torch.device("cuda", 0)) is fast
+
+
 def test_a_torch_that_cannot_be_asked_gives_the_format_that_is_right_everywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

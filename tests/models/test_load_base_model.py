@@ -234,21 +234,20 @@ def test_a_file_that_ends_too_early_is_refused_wherever_it_ends(file: str, folde
 def test_a_flipped_byte_in_the_weights_is_refused_or_seen_in_the_fingerprint(folder: Path) -> None:
     file = folder / "model.safetensors"
     whole = file.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
     before = load(folder).fingerprint
     generator = random.Random(4)
-    for place in [*range(8), *(generator.randrange(8, header) for _ in range(60))]:
+    # Behind the free text at the start of the header, whose letters decide nothing.
+    described = range(whole.index(b'"model.'), 8 + int.from_bytes(whole[:8], "little"))
+    for place in [*range(8), *generator.sample(described, 60)]:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << generator.randrange(8)
         file.write_bytes(damaged)
         try:
             base = load(folder)
         except ModelError as error:
-            assert "\n" not in error.message
+            assert "\n" not in error.message  # noqa: PT017
         else:
-            # A flip between two equal readings: of the free text beside the tensors, or of white space.
-            changed = set(range(place, place + 1)) & set(range(whole.index(b"__metadata__"), whole.index(b"}")))
-            assert changed or base.fingerprint != before or b" " in whole[place : place + 1]
+            assert base.fingerprint != before, (place, whole[place - 20 : place + 20])
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"llama"', "{}", '{"model_type": 5}', '{"model_type": ["llama"]}'])
@@ -392,7 +391,7 @@ def test_a_list_of_safetensors_cannot_point_at_a_pickle(shard: str, folder: Path
 def test_a_configuration_cannot_point_at_a_pickle(folder: Path, canary: Path, bomb: bytes) -> None:
     (folder / "adapter_model.bin").write_bytes(bomb)
     change_config(folder, transformers_weights="adapter_model.bin")
-    with refused("cannot be loaded"):
+    with refused(r"config.json names weights of its own \('adapter_model.bin'\)"):
         load(folder)
     assert not canary.exists()
 
@@ -545,7 +544,21 @@ def test_a_hub_id_with_nothing_but_a_pickle_is_refused_and_the_pickle_not_read(
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(bomb)
     put_into(hub_cache, "acme/pickled", ref="main", files=folder)
-    with refused("acme/pickled"):
+    with refused("acme/pickled at main holds no safetensors, only pickles"):
+        load("acme/pickled")
+    assert not canary.exists()
+
+
+def test_a_list_of_safetensors_of_a_hub_id_cannot_point_at_a_pickle_either(
+    hub_cache: Path, folder: Path, canary: Path, bomb: bytes
+) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "shard.bin").write_bytes(bomb)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": "shard.bin"}}), encoding="utf-8"
+    )
+    put_into(hub_cache, "acme/pickled", ref="main", files=folder)
+    with refused("'shard.bin', which is no safetensors file"):
         load("acme/pickled")
     assert not canary.exists()
 

@@ -75,11 +75,11 @@ def test_attaching_leaves_the_callers_randomness_alone() -> None:
     model = tiny_model("llama")
     torch.manual_seed(123)
     random.seed(123)
-    np.random.seed(123)  # noqa: NPY002
-    before = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+    np.random.seed(123)
+    before = (torch.get_rng_state(), random.getstate(), str(np.random.get_state()))
     attach_lora(model, tiny_spec("llama", dropout=0.1), seed=7)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), str(np.random.get_state())) == before[1:]  # noqa: NPY002
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -222,7 +222,9 @@ def test_a_second_adapter_is_refused_until_the_first_is_off() -> None:
     )
 
 
-def test_attaching_prints_and_warns_nothing(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+def test_attaching_prints_and_warns_nothing(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     for family in MODELS:
         attach_lora(tiny_model(family), tiny_spec(family), seed=1)
     assert capfd.readouterr() == ("", "")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import MODELS, tiny_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from neuralforge.models.targets import resolve_targets
 from neuralforge_common.errors import ModelError
@@ -47,6 +47,22 @@ def test_the_head_is_never_adapted(family: str) -> None:
     for name in ("lm_head", "embed_out", "shared", "embed_tokens", "embed_in"):
         with pytest.raises(ModelError, match="no linear layer called"):
             resolve_targets(model, name)
+
+
+class NumberedHeads(LlamaForCausalLM):
+    """A model with one head for each of several tokens ahead; the first is the one that writes."""
+
+    def get_output_embeddings(self) -> nn.Module:
+        head: nn.Module = self.heads[0]
+        return head
+
+
+def test_a_head_with_a_number_in_its_path_is_a_head_still() -> None:
+    model = NumberedHeads(tiny_model("llama").config)
+    model.heads = nn.ModuleList([nn.Linear(48, 97)])
+    assert resolve_targets(model, "auto").names == MODELS["llama"][1]
+    with pytest.raises(ModelError, match="no linear layer called"):
+        resolve_targets(model, "heads.0")
 
 
 @FAMILIES
@@ -148,6 +164,6 @@ def test_any_word_is_either_a_set_of_linear_layers_or_a_clear_refusal(asked: str
     try:
         targets = resolve_targets(LLAMA, asked)
     except ModelError as refused:
-        assert refused.hint
+        assert refused.hint  # noqa: PT017
     else:
         assert adapted(LLAMA, targets.names) <= adapted(LLAMA, MODELS["llama"][1])

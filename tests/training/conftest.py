@@ -16,7 +16,7 @@ from neuralforge.models.load import load_base_model
 @pytest.fixture(scope="session")
 def dataset(team_code: Path) -> Dataset:
     """Examples of `team_code`, a tenth held out by file."""
-    return gather(sources=[team_code], max_samples=120, max_eval_samples=30, seed=0)
+    return gather(sources=[team_code], max_samples=48, max_eval_samples=12, seed=0)
 
 
 @pytest.fixture

@@ -11,14 +11,27 @@ from pathlib import Path
 
 import pytest
 
-STEPS = 60
+STEPS = 40
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000", "NF_TRAINING_CHECKPOINT_STEPS": "2", "NF_TRAINING_EVAL_STEPS": "9"}
 
 
 def command(program: Path, team_code: Path, *, resume: bool) -> list[str]:
     return [
         *(str(program), "train", "--source", str(team_code), "--base", "nf-tiny", "--name", "killed"),
-        *("--max-steps", str(STEPS), "--epochs", "9", "--max-samples", "60", "--max-length", "96", "--dropout", "0.1"),
+        *(
+            "--max-steps",
+            str(STEPS),
+            "--epochs",
+            "9",
+            "--max-samples",
+            "40",
+            "--max-eval-samples",
+            "8",
+            "--max-length",
+            "48",
+            "--dropout",
+            "0.1",
+        ),
         *(("--resume", "auto") if resume else ()),
     ]
 
@@ -38,7 +51,7 @@ def run_and_kill(program: Path, team_code: Path, place: Path, chance: random.Ran
         start_new_session=True,
     )
     metrics = place / ".neuralforge" / "killed" / "metrics.jsonl"
-    before, more = lines(metrics), chance.randint(1, 6)
+    before, more = lines(metrics), chance.randint(1, 4)
     started = time.monotonic()
     # A resumed run first takes back what it will do again, so the count may fall before it rises.
     while process.poll() is None and time.monotonic() - started < 120:

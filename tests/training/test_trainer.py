@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import MODELS, VOCABULARY, tiny_model
@@ -32,7 +33,7 @@ def train(base: BaseModel, dataset: Dataset, *, events: list[Event] | None = Non
              "eval_steps", "lr_scheduler", "schedule")  # fmt: skip
     run = {name: options.pop(name) for name in names if name in options}
     evaluation = options.pop("evaluation", dataset.evaluation)
-    trainer = LoRATrainer(base, **{"rank": 4, "max_length": 96, **options})
+    trainer = LoRATrainer(base, **{"rank": 4, "max_length": 64, **options})
     observers = [] if events is None else [events.append]
     trainer.train(dataset.train, evaluation or None, observers=observers, **{"epochs": 1, **run})
     return trainer
@@ -56,7 +57,7 @@ def test_the_guides_other_snippets_are_valid_arguments(fresh_base: Fresh, datase
     scheduler = CosineScheduler(base_lr=0.0001, warmup_steps=100, total_steps=1000)
     trainer = LoRATrainer(
         fresh_base(), gradient_accumulation_steps=4, batch_size=8, fp16=True, gradient_scaling=True,
-        gradient_checkpointing=True, max_length=96,
+        gradient_checkpointing=True, max_length=64,
     )  # fmt: skip
     events: list[Event] = []
     trainer.train(dataset.train, lr_scheduler=scheduler, epochs=1, observers=[events.append])
@@ -108,12 +109,13 @@ def test_accumulated_micro_batches_equal_one_large_batch(fresh_base: Fresh, data
 
 
 def test_both_engines_walk_the_same_way(fresh_base: Fresh, dataset: Dataset) -> None:
-    states = [
-        train(fresh_base(), dataset, max_steps=5, evaluation=(), engine=engine).state()
-        for engine in ("fast", "general")
-    ]
-    for name, array in states[0].items():
-        assert abs(array - states[1][name]).max() < 2e-4
+    def losses(engine: str) -> list[float]:
+        events: list[Event] = []
+        train(fresh_base(), dataset, events=events, max_steps=8, evaluation=(), engine=engine)
+        return [event.loss for event in events if isinstance(event, StepDone)]
+
+    # Losses, not weights: Adam makes a whole step even of a gradient that is nothing but rounding.
+    assert losses("fast") == pytest.approx(losses("general"), rel=1e-4)
 
 
 def test_a_cached_prefix_changes_nothing_but_the_time(fresh_base: Fresh, dataset: Dataset) -> None:
@@ -121,7 +123,8 @@ def test_a_cached_prefix_changes_nothing_but_the_time(fresh_base: Fresh, dataset
         train(fresh_base(), dataset, epochs=2, evaluation=(), top_layers_only=2, cache_bytes=cache).state()
         for cache in (2**30, 0)
     )
-    assert all(abs(array - plain[name]).max() < 1e-3 for name, array in cached.items())
+    for name, array in cached.items():
+        assert np.linalg.norm(array - plain[name]) < 1e-3 * np.linalg.norm(plain[name])
     assert all(".layers.4." in name or ".layers.5." in name for name in cached)
 
 

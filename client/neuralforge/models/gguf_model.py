@@ -105,11 +105,15 @@ def _config(file: GgufFile) -> PreTrainedConfig:
     head_size = whole("attention.key_length", max(1, hidden // heads))
     if layers > len(file.tensors):
         raise ModelError(f"{file.path}: damaged GGUF file: {layers} blocks in {len(file.tensors)} tensors")
+    if head_size % 2:  # rotary embeddings turn pairs
+        raise ModelError(f"{file.path}: damaged GGUF file: heads of {head_size} values")
     if whole("rope.dimension_count", head_size) != head_size:
         raise ModelError(f"{file.path}: partial rotary embeddings are not read from GGUF")
     embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelError(f"{file.path}: token_embd.weight is missing")
     fields: dict[str, Any] = {
-        "vocab_size": embedding.shape[0] if embedding else 0,
+        "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
         "intermediate_size": whole("feed_forward_length"),
         "num_hidden_layers": layers,

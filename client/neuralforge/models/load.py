@@ -65,8 +65,7 @@ def load_base_model(
     with _readable_errors(origin, local_only), _quiet(local_only):
         origin = _pinned(origin, local_only)
         config = _load_config(origin, local_only, trust_remote_code)
-        if local_only:
-            _require_safetensors(origin)
+        _require_safetensors(origin, local_only)
         model, weight_notices = _load_weights(origin, config, number_format, local_only, trust_remote_code)
         tokenizer, tokenizer_notices = load_tokenizer(
             origin.place, revision=origin.revision if not origin.is_local else None, trust_remote_code=trust_remote_code
@@ -98,7 +97,7 @@ def _pinned(origin: Origin, local_only: bool) -> Origin:
     """
     if origin.is_local:
         return origin
-    file: str = cached_file(origin.place, "config.json", revision=origin.revision, local_files_only=local_only)
+    file: Any = cached_file(origin.place, "config.json", revision=origin.revision, local_files_only=local_only)
     commit = extract_commit_hash(file, None) or origin.revision
     return replace(origin, place=str(Path(file).parent) if local_only else origin.place, revision=commit)
 
@@ -124,22 +123,35 @@ def _load_config(origin: Origin, local_only: bool, trust_remote_code: bool) -> P
             f"{origin.source}: model_type {kind!r} is unknown to transformers {transformers.__version__}",
             hint="a base is a causal or an encoder-decoder language model",
         )
+    if weights := raw.get("transformers_weights"):  # it may name a pickle
+        raise ModelError(
+            f"{origin.source}: its config.json names weights of its own ({weights!r}); wanted model.safetensors",
+            hint="load it with transformers and save_pretrained it",
+        )
     config: PreTrainedConfig = AutoConfig.from_pretrained(origin.place, trust_remote_code=trust_remote_code, **where)
     return config
 
 
-def _require_safetensors(origin: Origin) -> None:
-    folder = Path(origin.place)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        # transformers hands a file of another name to torch.load.
-        for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values():
+def _require_safetensors(origin: Origin, local_only: bool) -> None:
+    index = cached_file(
+        origin.place,
+        "model.safetensors.index.json",
+        revision=None if origin.is_local else origin.revision,
+        local_files_only=local_only,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if index is not None:
+        # transformers hands a part of another name to torch.load.
+        for name in json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values():
             if not name.endswith(".safetensors"):
                 raise ModelError(
-                    f"{origin.source}: {index.name} names {name!r}, which is no safetensors file",
+                    f"{origin.source}: model.safetensors.index.json names {name!r}, which is no safetensors file",
                     hint="take the model from where it was published",
                 )
-    if any(folder.glob("*.safetensors")) or not origin.is_local:
+    if not origin.is_local:
+        return
+    folder = Path(origin.place)
+    if any(folder.glob("*.safetensors")):
         return
     if pickles := sorted(path.name for path in folder.glob("*.bin")):
         raise ModelError(
@@ -225,7 +237,7 @@ def _readable_errors(origin: Origin, local_only: bool) -> Iterator[None]:
             message = f"{origin.source} at {origin.revision or 'main'} holds no safetensors, only pickles: {first}"
             hint = (
                 "the hub's bot often leaves a conversion in a pull request: --revision refs/pr/N; "
-                "for CodeT5, codet5p-220m and codet5p-770m name one already"
+                "our own names of CodeT5 stand for one"
             )
         else:
             cache = constants.HF_HUB_CACHE

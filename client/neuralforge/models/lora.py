@@ -70,7 +70,9 @@ def write_state(model: nn.Module, state: AdapterState) -> None:
     # All shapes before the first value: a refused state must not leave half of itself behind.
     for name, parameter in parameters.items():
         if state[name].shape != tuple(parameter.shape):
-            raise AdapterError(f"{name}: shape {state[name].shape} in the adapter, {tuple(parameter.shape)} in the model")
+            raise AdapterError(
+                f"{name}: shape {state[name].shape} in the adapter, {tuple(parameter.shape)} in the model"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(state[name].copy()))
