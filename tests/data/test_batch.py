@@ -88,8 +88,7 @@ def test_short_and_long_examples_come_in_no_order_over_the_epoch() -> None:
     # Sorted within windows only, and the batches shuffled: the first half must not be the short ones.
     examples = realistic(4 * WINDOW_BATCHES * 8)
     means = [
-        np.mean([examples[i].length for i in batch])
-        for batch in epoch_batches(examples, batch_size=4, seed=0, epoch=0)
+        np.mean([examples[i].length for i in batch]) for batch in epoch_batches(examples, batch_size=4, seed=0, epoch=0)
     ]
     half = len(means) // 2
     assert abs(np.mean(means[:half]) - np.mean(means[half:])) < 0.1 * np.mean(means)
@@ -121,4 +120,8 @@ def test_a_batch_counts_what_it_reads_learns_and_pads() -> None:
         TokenizedExample(index=1, tokens=(1, 2, 3), start=0, context=(1,)),
     )
     # Encoder and decoder are padded apart: (5 + 3) for each of the two.
-    assert (Batch(examples=pair).tokens, Batch(examples=pair).targets, Batch(examples=pair).padded_tokens) == (11, 5, 16)
+    assert (Batch(examples=pair).tokens, Batch(examples=pair).targets, Batch(examples=pair).padded_tokens) == (
+        11,
+        5,
+        16,
+    )

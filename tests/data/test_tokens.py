@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 
 import pytest
 from hypothesis import given, settings
@@ -120,6 +120,13 @@ def test_the_beginning_mark_stands_before_the_context_and_nowhere_else() -> None
         assert tokenized.tokens[-1] == END
 
 
+def test_a_mark_that_is_spelt_out_in_code_is_read_letter_by_letter() -> None:
+    tokenized = one("mark = '</s>'\n", "end = '</s>' + '<s>'\n", max_length=64)
+    assert tokenized.tokens.index(END) == len(tokenized.tokens) - 1
+    assert BEGIN not in tokenized.tokens
+    assert text_of(tokenized.tokens[tokenized.start : -1]) == "end = '</s>' + '<s>'\n"
+
+
 def test_context_and_completion_are_tokenized_apart_as_an_editor_will() -> None:
     backend = Tokenizer(models.BPE(vocab={"</s>": 0, "a": 1, "b": 2, "ab": 3}, merges=[("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
@@ -129,7 +136,11 @@ def test_context_and_completion_are_tokenized_apart_as_an_editor_will() -> None:
 
 
 def test_an_example_without_a_token_to_learn_is_left_out_and_the_others_keep_their_numbers() -> None:
-    examples = [Example(context="", completion="a"), Example(context="", completion=""), Example(context="x", completion="b")]
+    examples = [
+        Example(context="", completion="a"),
+        Example(context="", completion=""),
+        Example(context="x", completion="b"),
+    ]
     tokenized = tokenize(examples, BYTES, max_length=8, end_token_id=END)
     # With an empty context the first token is only read: "a" is lost, its end mark learnt; "" leaves nothing at all.
     assert [example.index for example in tokenized] == [0, 2]
@@ -143,7 +154,22 @@ def test_nothing_to_learn_from_is_an_error_that_counts(examples: list[Example]) 
 
 
 def test_a_text_longer_than_the_tokenizer_likes_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        one("x" * 100, "y" * 100, max_length=16)
-    assert not caplog.records
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        example = Example(context="x" * 100, completion="y" * 100)
+        tokenize([example], byte_tokenizer(), max_length=16, end_token_id=END)
+        assert not caplog.records
+        byte_tokenizer()(["x" * 100])
+        assert caplog.records, "this tokenizer never warns"
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_a_beginning_mark_stays_where_a_long_context_is_cut() -> None:
+    (tokenized,) = tokenize(
+        [Example(context="0123456789", completion="ab")], byte_tokenizer(begins=True), max_length=8, end_token_id=END
+    )
+    assert tokenized.tokens[0] == BEGIN
+    assert text_of(tokenized.tokens[1 : tokenized.start]) == "6789"
+    assert len(tokenized.tokens) == 8

@@ -17,7 +17,7 @@ import numpy as np
 from neuralforge.data.dedup import Deduplicator, example_text, line_shingles
 from neuralforge.data.example import Example
 from neuralforge.data.extract import extract_examples, unfit_reason
-from neuralforge.data.redact import redact, redact_pair
+from neuralforge.data.redact import PLACEHOLDER, redact, redact_pair
 from neuralforge.data.source import SourceFiles
 from neuralforge_common.errors import DataError
 
@@ -154,8 +154,8 @@ def _cleaned(
     for example in examples:
         context, completion, secrets = redact_pair(example.context, example.completion)
         redacted += secrets
-        if not completion.strip():
-            dropped["nothing but a secret"] += 1  # the cut went through it, and it went to the context's side
+        if not PLACEHOLDER.sub("", completion).strip():
+            dropped["nothing but a secret"] += 1
             continue
         clean = replace(example, context=context, completion=completion) if secrets else example
         if repeats := alike.add(example_text(clean)):

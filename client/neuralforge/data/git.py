@@ -1,9 +1,11 @@
 """The files of one commit, straight from a git repository's objects, whoever made the repository.
 
 Nothing of it is checked out or executed (see `git_process`). A blob's size is asked before its content is, names come
-NUL-separated and may hold anything, links and submodules are not followed.
+NUL-separated and may hold anything, links and submodules are not followed, and every text is checked against the name
+that the commit gives it.
 """
 
+import hashlib
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -137,4 +139,10 @@ def _read(reader: GitProcess, blob: _Blob, git: Git) -> bytes:
             reader.succeeded()  # raises with git's own words where it has left some
         got = printable(header.decode("utf-8", "replace"))[:120] or "nothing"
         raise DataError(f"{git.name}: asked git for the file {printable(blob.path)}, got {got}", hint=DAMAGED)
-    return reader.exactly(blob.size + 1)[:-1]
+    content = reader.exactly(blob.size + 1)[:-1]
+    # Git checks folders and commits against their names, but not files. Now the commit vouches for every text.
+    digest = hashlib.sha1(usedforsecurity=False) if len(blob.name) == 40 else hashlib.sha256()
+    digest.update(b"blob %d\0" % blob.size + content)
+    if digest.hexdigest().encode() != blob.name:
+        raise DataError(f"{git.name}: the file {printable(blob.path)} is not what was committed", hint=DAMAGED)
+    return content

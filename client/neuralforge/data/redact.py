@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from neuralforge.data.secret_formats import SHORTEST, secrets_of_known_format
 
@@ -24,6 +25,10 @@ class Secret:
     start: int
     end: int
     kind: str
+
+
+PLACEHOLDER = re.compile(r"<REDACTED:[a-z-]+>")
+"""What stands in the place of a secret."""
 
 
 def redact(text: str) -> tuple[str, Counter[str]]:
@@ -84,7 +89,7 @@ def _private_keys(text: str) -> Iterator[Secret]:
         return
     begins = list(_KEY_BEGIN.finditer(text))
     ends = [match.end() for match in re.finditer(r"-----END[A-Z0-9 ]{0,80}(?:-----)?", text)]
-    for begin, following in zip(begins, [*begins[1:], None], strict=True):
+    for begin, following in zip_longest(begins, begins[1:]):
         limit = min(following.start() if following else len(text), begin.end() + _LONGEST_KEY)
         at = bisect_left(ends, begin.end())
         if at < len(ends) and ends[at] <= limit and _KEY_BODY.search(text, begin.end(), ends[at]):

@@ -51,8 +51,8 @@ def tokenize(
     its end, the context at its beginning. Raises DataError where nothing is left to learn from.
     """
     examples = list(examples)
-    contexts = _encode(tokenizer, [e.context for e in examples], special=True)
-    completions = _encode(tokenizer, [e.completion for e in examples], special=False)
+    contexts = encode(tokenizer, [e.context for e in examples], special=True)
+    completions = encode(tokenizer, [e.completion for e in examples], special=False)
     tokenized = []
     for index, (example, context, completion) in enumerate(zip(examples, contexts, completions, strict=True)):
         if is_encoder_decoder:
@@ -61,7 +61,7 @@ def tokenize(
         else:
             room = max(max_length - len(context), max_length // 2)
             body, ended = _ended(completion, room, end_token_id)
-            head = _tail(context, max_length - len(body))
+            head = _tail(context, max_length - len(body), first=tokenizer.bos_token_id)
             # A causal model without a beginning mark predicts nothing at position 0.
             tokens, start, encoder = head + body, max(len(head), 1), []
         if len(tokens) > start:
@@ -80,11 +80,22 @@ def tokenize(
     return tokenized
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    """Token ids of texts; `special` adds the marks that the tokenizer puts around a text.
+
+    A special token that is spelt out in a text, as `<|endoftext|>` may be in code about models, is read as the
+    characters that it is spelt with: only the trainer ends a text.
+    """
     if not texts:
         return []
-    # verbose=False: a long text is cut below, so the tokenizer's own warning about its length would mislead.
-    encoded = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
+    # verbose=False: a long text is cut by the caller, so the tokenizer's own warning about its length would mislead.
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=special,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
     return [list(ids) for ids in encoded["input_ids"]]
 
 
@@ -94,5 +105,10 @@ def _ended(completion: list[int], room: int, end_token_id: int) -> tuple[list[in
     return completion[:room], False
 
 
-def _tail(tokens: list[int], room: int) -> list[int]:
-    return tokens[len(tokens) - room :] if len(tokens) > room else tokens
+def _tail(tokens: list[int], room: int, *, first: int | None = None) -> list[int]:
+    """The last tokens that fit; the mark `first` stays in front, because a model that has one never saw text without."""
+    if len(tokens) <= room:
+        return tokens
+    if first is not None and room > 0 and tokens[0] == first:
+        return [first, *tokens[len(tokens) - room + 1 :]]
+    return tokens[len(tokens) - room :]
