@@ -37,7 +37,7 @@ class _Tensor:
 def encode_tensors(tensors: Mapping[str, FloatArray]) -> bytes:
     """Float32 arrays as safetensors bytes; equal arrays give equal bytes."""
     # The one metadata key that transformers and PEFT look for; more than one would come out in random order.
-    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, metadata={"format": "pt"})
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, metadata={"format": "pt"})
 
 
 def decode_tensors(

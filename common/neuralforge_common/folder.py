@@ -49,6 +49,7 @@ __all__ = [
     "AdapterMetadata",
     "Evaluation",
     "Scores",
+    "check_replaceable",
     "is_adapter_folder",
     "read_adapter_folder",
     "verify_base",
@@ -98,7 +99,7 @@ def write_adapter_folder(
     """
     path = Path(path)
     validate_state(state, spec)
-    _refuse_to_replace_other_things(path)
+    check_replaceable(path)
     if tokenizer_json is not None:
         parse_json_object(tokenizer_json, what=TOKENIZER, limit=MAX_TOKENIZER_BYTES)
     weights, config = encode_tensors(state), encode_peft_config(spec)
@@ -173,9 +174,20 @@ def is_adapter_folder(path: Path) -> bool:
     return (Path(path) / PEFT_CONFIG).is_file()
 
 
-def _refuse_to_replace_other_things(path: Path) -> None:
-    if not path.is_dir() or path.is_symlink():
-        return  # replace_folder refuses files and links itself
+def check_replaceable(path: Path) -> None:
+    """Checks that an adapter may be written to `path`: nothing is there yet, or nothing but an older adapter.
+
+    Raises:
+        StorageError: a file, a link or a folder with anything else in it is in the way.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        kind = "link" if path.is_symlink() else "file"
+        raise StorageError(
+            f"cannot write the adapter to {path}: a {kind} of this name is in the way",
+            hint="choose another path or move it away",
+        )
+    if not path.is_dir():
+        return
     names = {entry.name for entry in path.iterdir()}
     foreign = sorted(names - _OWN_NAMES)
     if names and (foreign or PEFT_CONFIG not in names):

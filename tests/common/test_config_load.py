@@ -128,7 +128,9 @@ def test_each_key_is_settled_by_itself_and_says_where_it_comes_from(
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("lora:\n  rank: 4\n  alpha: 4\n\ntraining:\n  epochs: 4\n")
     resolved = resolve_train_config(
-        Path("c.yaml"), {"training.epochs": 9}, {"NF_LORA_ALPHA": "8", "NF_TRAINING_EPOCHS": "8", "NF_TRAINING_SEED": "8"}
+        Path("c.yaml"),
+        {"training.epochs": 9},
+        {"NF_LORA_ALPHA": "8", "NF_TRAINING_EPOCHS": "8", "NF_TRAINING_SEED": "8"},
     )
     keys = ("lora.rank", "lora.alpha", "training.epochs", "training.seed", "lora.dropout")
     assert {key: (flatten(resolved.config)[key], str(resolved.origins[key])) for key in keys} == {
@@ -214,7 +216,9 @@ def test_none_is_no_value_for_a_key_that_needs_one(config_faults: ConfigFaults) 
 
 
 def test_the_home_folder_is_found_and_that_of_an_unknown_user_is_a_fault(config_faults: ConfigFaults) -> None:
-    assert load_train_config(None, {"dataset.train_file": "~/x.jsonl"}, {}).dataset.train_file == Path.home() / "x.jsonl"
+    assert (
+        load_train_config(None, {"dataset.train_file": "~/x.jsonl"}, {}).dataset.train_file == Path.home() / "x.jsonl"
+    )
     assert config_faults("dataset:\n  train_file: ~no-such-user/x.jsonl\n") == (
         "c.yaml:2: dataset.train_file: wanted a path, got '~no-such-user/x.jsonl'",
     )

@@ -58,7 +58,7 @@ def test_a_file_that_would_unfold_into_billions_is_refused_at_once(config_faults
         "lora: !!python/object/apply:os.system ['touch made']\n",
         "lora:\n  rank: !!python/object/apply:os.system ['touch made']\n",
         "lora:\n  target_modules:\n    - !!python/name:os.system ''\n",
-        "!!python/object/new:os.system [touch made]\n",
+        "!!python/object/new:os.system {lora: {rank: 3}}\n",
         "lora:\n  rank: !custom 3\n",
         "lora: !!set {rank}\n",
         "lora:\n  rank: !!binary aGk=\n",
@@ -66,15 +66,14 @@ def test_a_file_that_would_unfold_into_billions_is_refused_at_once(config_faults
 )
 def test_a_tag_is_refused_and_never_acted_on(config_faults: ConfigFaults, content: str) -> None:
     faults = config_faults(content)
-    assert any("the tag '" in fault and fault.endswith("is not allowed") for fault in faults) or (
-        # A list in the place of the whole document is refused before its tag is looked at.
-        content.startswith("!!") and faults == ("c.yaml:1: wanted sections such as 'lora:', got a list",)
-    )
+    assert any("the tag '" in fault and fault.endswith("is not allowed") for fault in faults)
     assert sorted(path.name for path in Path().iterdir()) == ["c.yaml"]
 
 
 def test_the_ordinary_tags_of_yaml_are_allowed(config_faults: ConfigFaults) -> None:
-    assert config_faults("lora: !!map\n  rank: !!int 8\n  dropout: !!float 0.1\n  target_modules: !!seq [!!str q]\n") == ()
+    assert (
+        config_faults("lora: !!map\n  rank: !!int 8\n  dropout: !!float 0.1\n  target_modules: !!seq [!!str q]\n") == ()
+    )
 
 
 def test_a_merge_key_is_an_unknown_key_like_any_other(config_faults: ConfigFaults) -> None:

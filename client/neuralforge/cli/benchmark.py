@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
+
+from neuralforge.cli.numbers import positive
 
 NAME = "benchmark"
 SUMMARY = "Compare an adapter with its base: accuracy, latency, memory, perplexity."
@@ -23,8 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=_metrics, default=METRICS, help="any of accuracy,latency,memory,perplexity")
     parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
     parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
-    parser.add_argument("--limit", type=int, default=200, metavar="N", help="at most N samples (200)")
-    parser.add_argument("--max-length", type=int, default=512, metavar="TOKENS")
+    parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
+    parser.add_argument(
+        "--max-length", type=positive, default=512, metavar="TOKENS", help="cut samples to this length (512)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -33,20 +39,29 @@ def run(args: argparse.Namespace) -> int:
     """Measure and show."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
-    from neuralforge.evaluation.benchmark import benchmark
-    from neuralforge.evaluation.opened import open_adapter
+    from neuralforge.cli.console import plain_console
     from neuralforge.evaluation.samples import samples_for
     from neuralforge_common.folder import read_adapter_folder
 
+    # What is wrong with the input is told before torch is imported and a base loaded.
     read_adapter_folder(args.adapter)
     samples = samples_for(args.adapter, args.test_file, limit=args.limit)
+
+    from neuralforge.evaluation.benchmark import benchmark
+    from neuralforge.evaluation.opened import open_adapter
+
     opened = open_adapter(args.adapter, base=args.base, device=args.device, max_length=args.max_length)
+    for notice in (*opened.folder.notices, *opened.base.notices):
+        print(notice, file=sys.stderr)
     figures = benchmark(opened, samples.examples, metrics=args.metrics)
     if args.json:
-        print(json.dumps({"samples": len(samples.examples), "origin": samples.origin, **figures}))
+        finite = {
+            metric: {who: value if math.isfinite(value) else None for who, value in values.items()}
+            for metric, values in figures.items()
+        }
+        print(json.dumps({"samples": len(samples.examples), "origin": samples.origin, **finite}))
         return 0
     table = Table(title=f"{len(samples.examples)} samples: {samples.origin}", title_justify="left")
     for name in ("metric", "base", "adapter", "the guide's target"):
@@ -56,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(
             _LABELS[metric], _shown(metric, values["base"]), _shown(metric, values["adapter"]), TARGETS[metric]
         )
-    Console(soft_wrap=True).print(table)
+    plain_console().print(table)
     return 0
 
 

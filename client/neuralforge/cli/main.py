@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from neuralforge.cli import benchmark, create_dataset, test_adapter, train
@@ -34,15 +35,33 @@ QUIET = {
 class Parser(argparse.ArgumentParser):
     """argparse, with the nearest option named where one is misspelt."""
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Refuse what is not known here: argparse would leave a command's options to the parser above, which has none.
+
+        Returns:
+            As argparse: the namespace, and an empty list.
+        """
+        namespace, strange = super().parse_known_args(args, namespace)
+        if strange:
+            guesses = (_nearest(word.partition("=")[0], self._option_string_actions) for word in strange)
+            self.error(f"unrecognized arguments: {' '.join(strange)}{next(filter(None, guesses), '')}")
+        return namespace, strange
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and how to get help; exit 2."""
-        known = list(self._option_string_actions)
-        for word in message.split():
-            near = difflib.get_close_matches(word, known, n=1) if word.startswith("--") else []
-            if near and word not in known:
-                message += f"; did you mean {near[0]}?"
+        if choice := _CHOICE.search(message):
+            message += _nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
         print(f"{self.prog}: error: {message}\n  hint: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
+
+
+# The words of argparse: "argument COMMAND: invalid choice: 'trian' (choose from 'train', …)".
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

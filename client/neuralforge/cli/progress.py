@@ -26,6 +26,7 @@ class TrainingProgress:
         self._loss: float | None = None
         self._tokens = 0
         self._seconds = 0.0
+        self._steps = 0
         self._last_line = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -78,6 +79,7 @@ class TrainingProgress:
         self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
         self._tokens += event.tokens
         self._seconds += event.seconds
+        self._steps += 1
         speed = self._tokens / self._seconds
         figures = f"loss {self._loss:.3f}  {speed:,.0f} tokens/s"
         if self._bar is not None and self._task is not None:
@@ -87,14 +89,10 @@ class TrainingProgress:
         last = event.step == event.total_steps
         if last or now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            left = (event.total_steps - event.step) * self._seconds / max(1, self._steps_seen(event))
+            left = (event.total_steps - event.step) * self._seconds / self._steps
             self._console.print(
                 f"step {event.step}/{event.total_steps}  {figures}  about {left:.0f} s left", highlight=False
             )
-
-    def _steps_seen(self, event: StepDone) -> int:
-        self._seen = getattr(self, "_seen", None) or event.step - 1
-        return event.step - self._seen
 
 
 def describe(evaluation: Evaluation) -> str:

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     keys = [key for options in OPTIONS.values() for _, key, _, _ in options]
     overrides = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
     if args.interactive:
-        overrides = interactive(overrides)
+        overrides = interactive(args.config, overrides)
     debugging = Debugging(
         log_level=args.log_level,
         profile_memory=args.profile_memory,

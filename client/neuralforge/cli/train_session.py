@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.prompt import Prompt
 from rich.table import Table
+from rich.text import Text
 
+from neuralforge.cli.console import plain_console
 from neuralforge.cli.present import dataset_table
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.gather import gather
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
+from neuralforge_common.atomic import storage_errors
 from neuralforge_common.config.load import ResolvedConfig, flatten, resolve_train_config
 from neuralforge_common.config.schema import TrainConfig
 from neuralforge_common.errors import ConfigError, StorageError
+from neuralforge_common.folder import check_replaceable
 
 if TYPE_CHECKING:
     from neuralforge.training.trainer import LoRATrainer, TrainResult
@@ -71,7 +75,7 @@ class StopRequest:
 
 def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
     """Run a whole training; returns the exit status."""
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console = plain_console(soft_wrap=not sys.stdout.isatty())
     resolved = _resolve(file, overrides)
     config = resolved.config
     _check_writable(config)
@@ -83,11 +87,11 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
         result = _learn(config, dataset, trainer, console, stop, debugging)
     if not result.completed:
         again = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        if "--resume" not in again:
+        if config.output.resume != "auto":
             again += ["--resume", "auto"]
         console.print(
             f"stopped after step {result.steps}, saved in {_checkpoint_folder(config)}\nto go on: {shlex.join(again)}",
-            highlight=False,
+            soft_wrap=True,  # a command that is broken into lines cannot be copied
         )
         return 128 + (stop.signal or signal.SIGINT)
     _finish(config, dataset, trainer, result, console)
@@ -96,7 +100,7 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
 
 def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     """Print the resolved configuration and what it would take; needs neither the base nor the network."""
-    console = Console(soft_wrap=True)
+    console = plain_console()
     resolved = _resolve(file, overrides)
     config = resolved.config
     table = Table(title="configuration", title_justify="left")
@@ -116,32 +120,43 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     tokens = characters / CHARACTERS_PER_TOKEN * steps / per_epoch
     console.print(
         f"{len(dataset.train):,} examples, {len(dataset.evaluation):,} held out; {per_epoch:,} steps an epoch, "
-        f"{steps:,} steps in all, about {tokens:,.0f} tokens\nthe adapter would go to {config.adapter_path}",
-        highlight=False,
+        f"{steps:,} steps in all, about {tokens:,.0f} tokens\nthe adapter would go to {config.adapter_path}"
     )
     return 0
 
 
-def interactive(overrides: dict[str, object]) -> dict[str, object]:
-    """Ask for what a first run needs; answers stand beside what the command line gave."""
+def interactive(file: str | None, overrides: dict[str, object]) -> dict[str, object]:
+    """Ask for what a first run needs and nobody has given; answers stand beside what the command line gave."""
     if not sys.stdin.isatty():
         raise ConfigError(["--interactive needs a terminal to ask at"], hint="give the options on the command line")
+    resolved = _resolve(file, overrides)
+    given = {key for key, origin in resolved.origins.items() if origin.kind != "default"}
     answers = dict(overrides)
-    if not {"dataset.from_git", "dataset.train_file", "dataset.sources"} & answers.keys():
-        place = Path(Prompt.ask("Learn from which repository, folder or .jsonl file?", default="."))
+    if not {"dataset.from_git", "dataset.train_file", "dataset.sources"} & given:
+        place = Path(_ask("Learn from which repository, folder or .jsonl file?", default=".")).expanduser()
         if place.is_file():
             answers["dataset.train_file"] = str(place)
         elif (place / ".git").exists():
             answers["dataset.from_git"] = str(place)
         else:
             answers["dataset.sources"] = [str(place)]
-    if "model.base" not in answers:
-        answers["model.base"] = Prompt.ask("Which base model?", default="smollm2-135m")
-    if "model.adapter_name" not in answers:
-        answers["model.adapter_name"] = Prompt.ask("A name for the adapter?", default="my-adapter")
-    if "training.epochs" not in answers:
-        answers["training.epochs"] = Prompt.ask("How many epochs?", default="3")
-    return answers
+    questions = {
+        "model.base": "Which base model?",
+        "model.adapter_name": "A name for the adapter?",
+        "training.epochs": "How many epochs?",
+    }
+    defaults = flatten(resolved.config)
+    return answers | {
+        key: _ask(question, default=str(defaults[key])) for key, question in questions.items() if key not in given
+    }
+
+
+def _ask(question: str, *, default: str) -> str:
+    try:
+        return Prompt.ask(question, default=default)
+    except (EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C: whoever was asked has gone
+        print()  # the cursor still stands behind the question
+        raise KeyboardInterrupt from None
 
 
 def _resolve(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
@@ -166,18 +181,18 @@ def _read(config: TrainConfig) -> Dataset:
 
 def _check_writable(config: TrainConfig) -> None:
     # Found out now, not after an hour of training.
-    folder = config.output.directory
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise StorageError(f"cannot write to {folder}: {fault.strerror}", hint="name another --output") from fault
-    if not os.access(folder, os.W_OK):
-        raise StorageError(f"cannot write to {folder}: permission denied", hint="name another --output")
+    output = config.output
+    for folder in filter(None, (output.directory, output.checkpoint_dir, output.tensorboard)):
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise StorageError(f"cannot write {folder}: permission denied", hint="choose a folder you may write to")
+    check_replaceable(config.adapter_path)
 
 
 def _print_notices(resolved: ResolvedConfig, console: Console) -> None:
     for notice in (*resolved.notices, *_not_used(resolved)):
-        console.print(notice, highlight=False)
+        console.print(notice)
 
 
 def _checkpoint_folder(config: TrainConfig) -> Path:
@@ -208,7 +223,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
     if training.threads is not None:
         torch.set_num_threads(training.threads)
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "auto", "auto": "auto"}[training.requested_precision]
-    with console.status(f"loading {config.model.base}") if console.is_terminal else contextlib.nullcontext():
+    with console.status(Text(f"loading {config.model.base}")) if console.is_terminal else contextlib.nullcontext():
         base = load_base_model(
             config.model.base,
             revision=config.model.revision,
@@ -217,8 +232,8 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
             trust_remote_code=config.model.trust_remote_code,
         )
     for notice in base.notices:
-        console.print(notice, highlight=False)
-    console.print(f"base {base.name}: {base.parameters / 1e6:,.0f} M parameters, {base.family}", highlight=False)
+        console.print(notice)
+    console.print(f"base {base.name}: {base.parameters / 1e6:,.0f} M parameters, {base.family}")
     return LoRATrainer(
         base,
         rank=config.lora.rank,
@@ -257,9 +272,6 @@ def _learn(
 
     progress = TrainingProgress(console)
     records = run_folder(config.output.directory, config.model.adapter_name)
-    if dataset.evaluation:
-        # What `test-adapter` and `benchmark` look at where no file is named. It holds no secret: see `data.dataset`.
-        write_examples(records / HELD_OUT_FILE, dataset.evaluation)
     observers: list[Observer] = [MetricsFile(records, profile_memory=debugging.profile_memory), progress]
     board = TensorBoard(config.output.tensorboard) if config.output.tensorboard is not None else None
     if board is not None:
@@ -291,12 +303,18 @@ def _learn(
 def _finish(config: TrainConfig, dataset: Dataset, trainer: LoRATrainer, result: TrainResult, console: Console) -> None:
     from neuralforge.cli.progress import before_and_after
 
+    # What `test-adapter` and `benchmark` look at where no file is named: never beside an adapter that learnt from it,
+    # so an older one goes before the adapter comes. It holds no secret: see `data.dataset`.
+    held_out = run_folder(config.output.directory, config.model.adapter_name) / HELD_OUT_FILE
+    held_out.unlink(missing_ok=True)
     path = trainer.save_adapter(config.adapter_path, name=config.model.adapter_name, dataset_digest=dataset.digest)
+    if dataset.evaluation:
+        write_examples(held_out, dataset.evaluation)
     if result.before is not None and result.after is not None:
         title = f"held out: {result.after.examples} examples, {result.after.tokens:,} tokens, none of them trained on"
         console.print(before_and_after(result.before, result.after, title=title))
     console.print(
         f"saved {path}\nnext: neuralforge test-adapter {path} --test-file samples.jsonl\n"
         f"      neuralforge benchmark --adapter {path}",
-        highlight=False,
+        soft_wrap=True,
     )

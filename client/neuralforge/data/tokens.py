@@ -106,7 +106,7 @@ def _ended(completion: list[int], room: int, end_token_id: int) -> tuple[list[in
 
 
 def _tail(tokens: list[int], room: int, *, first: int | None = None) -> list[int]:
-    """The last tokens that fit; the mark `first` stays in front, because a model that has one never saw text without."""
+    """The last tokens that fit; the mark `first` stays in front: a model that has one never saw text without it."""
     if len(tokens) <= room:
         return tokens
     if first is not None and room > 0 and tokens[0] == first:

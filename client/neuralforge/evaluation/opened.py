@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from neuralforge.data.example import Example
-from neuralforge.data.tokens import tokenize
+from neuralforge.data.tokens import encode, tokenize
 from neuralforge.evaluation.metrics import score_all
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
@@ -71,7 +71,7 @@ class OpenedAdapter:
         model: Any = self.base.model
         limit = max(1, self._max_length - max_new_tokens)
         # An empty context still needs one token to start from.
-        ids = tokenizer(context, verbose=False)["input_ids"][-limit:] or [self.base.end_token_id]
+        ids = encode(tokenizer, [context], special=True)[0][-limit:] or [self.base.end_token_id]
         inputs = torch.tensor([ids], device=self._flat.vector.device)
         ends = {self.base.end_token_id, tokenizer.eos_token_id} - {None}
         began = time.perf_counter()

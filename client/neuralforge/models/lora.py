@@ -35,11 +35,22 @@ def attach_lora(model: PreTrainedModel, spec: AdapterSpec, *, seed: int) -> Peft
     # PEFT draws from torch's global generator; fork it, so that the caller's randomness is untouched.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
     if not isinstance(wrapped, PeftModel):
         raise ModelError(f"PEFT returned {type(wrapped).__name__}, wanted a PeftModel")
+    _draw(wrapped, seed)
     return wrapped
+
+
+@torch.no_grad()
+def _draw(model: nn.Module, seed: int) -> None:
+    # PEFT draws A in the base's number format: a laptop with bf16 and one without would start from different adapters.
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in _lora_parameters(model):
+        if ".lora_A." in name:
+            bound = parameter.shape[1] ** -0.5  # Kaiming-uniform with a = √5, as PEFT's own
+            drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+            parameter.copy_(drawn)
 
 
 def detach_lora(model: PeftModel) -> None:

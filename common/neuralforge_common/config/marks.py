@@ -103,6 +103,7 @@ def parse_marked_text(text: str, name: str) -> MarkedFile:
     faults: list[Fault] = []
     if not isinstance(root, MappingNode):
         return _failed(f"{name}:{root.start_mark.line + 1}", f"wanted sections such as 'lora:', got {_kind(root)}")
+    _check_tag(root, name, faults)
     try:
         sections = tuple(_section(key, line, node, name, faults) for key, line, node in _pairs(root, "", name, faults))
     except RecursionError:

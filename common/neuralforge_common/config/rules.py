@@ -46,7 +46,10 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
 
 def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
     """Yields a line for each setting that has no effect or a surprising one; `given` holds the keys somebody set."""
-    training = config.training
+    data, training = config.dataset, config.training
+    # No fault: a file with `train_file` and `eval_file` may well be tried out with `--from-git`.
+    if data.eval_file is not None and data.train_file is None:
+        yield "dataset.eval_file is not used without dataset.train_file: a part of the source files is held out"
     # No fault: a file with the guide's 100 warm-up steps may well be tried out with `--max-steps 20`.
     if training.max_steps is not None and training.warmup_steps >= training.max_steps:
         yield (
