@@ -215,6 +215,13 @@ def test_none_is_no_value_for_a_key_that_needs_one(config_faults: ConfigFaults) 
     )
 
 
+def test_true_is_no_number(config_faults: ConfigFaults) -> None:
+    assert config_faults("training:\n  epochs: true\n", {"lora.rank": True}) == (
+        "c.yaml:2: training.epochs: wanted a whole number ≥ 1, got 'true'",
+        "command line: lora.rank: wanted a whole number from 1 to 256, got True",
+    )
+
+
 def test_the_home_folder_is_found_and_that_of_an_unknown_user_is_a_fault(config_faults: ConfigFaults) -> None:
     assert (
         load_train_config(None, {"dataset.train_file": "~/x.jsonl"}, {}).dataset.train_file == Path.home() / "x.jsonl"
