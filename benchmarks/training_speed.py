@@ -76,10 +76,10 @@ def main() -> None:
     parser.add_argument("--techniques", action="store_true", help="compare our own switches instead")
     parser.add_argument("--only", default="", help="these contestants alone, by comma")
     parser.add_argument("--samples", type=int, default=0, help="samples to train on (96; quick: 8)")
-    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--max-length", type=int, default=0, help="tokens of a sample (256; quick: 128)")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--source", type=Path, help="a folder of source code (default: the package peft)")
-    parser.add_argument("--child", choices=("prepare", "train", "judge", "machine"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("prepare", "train", "judge"), help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -98,12 +98,13 @@ def _parent(arguments: argparse.Namespace) -> None:
     if arguments.only:
         names = tuple(arguments.only.split(","))
     samples = arguments.samples or (8 if arguments.quick else 96)
+    length = arguments.max_length or (128 if arguments.quick else 256)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
 
         def child(kind: str, name: str = "") -> dict[str, Any]:
             command = [sys.executable, __file__, "--child", kind, "--place", str(place), "--name", name]
-            command += ["--samples", str(samples), "--max-length", str(arguments.max_length), "--base", arguments.base]
+            command += ["--samples", str(samples), "--max-length", str(length), "--base", arguments.base]
             command += ["--source", str(arguments.source)] if arguments.source else []
             command += ["--quick"] if arguments.quick else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -112,8 +113,8 @@ def _parent(arguments: argparse.Namespace) -> None:
             answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
             return answer
 
-        data = child("prepare")
-        machine = child("machine")
+        prepared = child("prepare")
+        data, machine = prepared["data"], prepared["machine"]
         _say(
             arguments,
             f"{data['samples']} samples, {data['tokens']:,} tokens, {data['targets']:,} of them targets; "
@@ -169,9 +170,7 @@ def _say(arguments: argparse.Namespace, text: str) -> None:
 def _child(arguments: argparse.Namespace) -> None:
     kind, place, name = arguments.child, arguments.place, arguments.name
     if kind == "prepare":
-        answer = _prepare(arguments, place)
-    elif kind == "machine":
-        answer = _machine()
+        answer = {"data": _prepare(arguments, place), "machine": _machine()}
     elif kind == "judge":
         answer = _judge(place, name.split(","))
     elif name in OURS:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-SAMPLES, HELD_OUT, LENGTH = 480, 64, 256
+SAMPLES, HELD_OUT, LENGTH = 600, 64, 160
 NAME = "peft-authors"
 
 

@@ -240,10 +240,14 @@ def verify_base(spec: AdapterSpec, fingerprint: str, name: str) -> str:
         return ""
     made_for = (spec.base or "another base") + (f" at revision {spec.base_revision[:12]}" if spec.base_revision else "")
     raise AdapterError(
-        f"this adapter was made for {made_for} (fingerprint {spec.base_fingerprint[:12]}), "
-        f"not for {name} (fingerprint {fingerprint[:12]})",
+        f"this adapter was made for {made_for} (fingerprint {_short(spec.base_fingerprint)}), "
+        f"not for {name} (fingerprint {_short(fingerprint)})",
         hint=f"load it onto {spec.base}" if spec.base and spec.base != name else "load the revision it was trained on",
     )
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]
 
 
 def _suffixes(module: str) -> list[str]:

@@ -46,7 +46,7 @@ def test_the_help_of_the_whole_lists_every_command_with_a_sentence(cli: Cli, tmp
         assert re.search(rf"^ +{command}\s+[A-Z].*\.$", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["train", "create-dataset", "benchmark"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained(cli: Cli, tmp_path: Path, command: str) -> None:
     text = cli(command, "--help", cwd=tmp_path, COLUMNS="200").stdout
     # A long option has its explanation in the next line, further in.

@@ -168,8 +168,21 @@ def test_a_disk_that_takes_no_more_leaves_the_older_adapter_whole(
     assert names_below(tmp_path / ".neuralforge") == ["my-adapter", "my-adapter/metrics.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        ("0.1", "the base gives a loss of nan on the held-out examples before anything was learnt"),
+        ("0", "the loss of step 1 is not a finite number (loss nan"),
+    ],
+)
 def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_older_adapter(
-    refused: Refused, adapter: Path, altered_base: Callable[..., Path], examples: Path, tmp_path: Path
+    refused: Refused,
+    adapter: Path,
+    altered_base: Callable[..., Path],
+    examples: Path,
+    tmp_path: Path,
+    held_out: str,
+    told: str,
 ) -> None:
     def broken(weights: dict[str, Any]) -> dict[str, Any]:
         weights["model.layers.3.mlp.down_proj.weight"][0, 0] = float("inf")
@@ -178,8 +191,18 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_keeps_the_older_adapter(
     base = altered_base(tmp_path / "broken", broken)
     shutil.copytree(adapter, tmp_path / "my-adapter.lora")
     before = {path.name: path.read_bytes() for path in (tmp_path / "my-adapter.lora").iterdir()}
-    message = refused("train", "--dataset", examples / "train.jsonl", *QUICK, "--base", base, cwd=tmp_path)
-    assert message.startswith("the loss of step 1 is not a finite number (loss nan")
+    message = refused(
+        "train",
+        "--dataset",
+        examples / "train.jsonl",
+        *QUICK,
+        "--base",
+        base,
+        "--eval-fraction",
+        held_out,
+        cwd=tmp_path,
+    )
+    assert message.startswith(told)
     assert {path.name: path.read_bytes() for path in (tmp_path / "my-adapter.lora").iterdir()} == before
     assert names_below(tmp_path / ".neuralforge") == ["my-adapter", "my-adapter/metrics.jsonl"]
 

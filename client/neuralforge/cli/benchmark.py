@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
     parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
     parser.add_argument(
-        "--max-length", type=positive, default=512, metavar="TOKENS", help="cut samples to this length (512)"
+        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut samples to this length (256)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

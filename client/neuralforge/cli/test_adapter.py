@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from neuralforge.cli.numbers import positive, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="the .lora folder")
     parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
     parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
-    parser.add_argument("--limit", type=_positive, default=200, metavar="N", help="at most N samples (200)")
-    parser.add_argument("--rows", type=_whole, default=20, metavar="N", help="rows of the table of samples (20)")
-    parser.add_argument("--show", type=_whole, default=2, metavar="N", help="completions to show (2)")
-    parser.add_argument("--max-length", type=_positive, default=512, metavar="TOKENS")
+    parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
+    parser.add_argument("--rows", type=whole, default=20, metavar="N", help="rows of the table of samples (20)")
+    parser.add_argument("--show", type=whole, default=2, metavar="N", help="completions to show (2)")
+    parser.add_argument(
+        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut samples to this length (256)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -35,17 +40,21 @@ def run(args: argparse.Namespace) -> int:
     """Score, show and sum up."""
     import json
 
-    from rich.console import Console
-
-    from neuralforge.cli.progress import before_and_after
-    from neuralforge.evaluation.metrics import summarize
-    from neuralforge.evaluation.opened import open_adapter
     from neuralforge.evaluation.samples import samples_for
     from neuralforge_common.folder import read_adapter_folder
 
-    read_adapter_folder(args.adapter)  # a damaged folder is told before a base is loaded
+    # What is wrong with the input is told before torch is imported and a base loaded.
+    read_adapter_folder(args.adapter)
     samples = samples_for(args.adapter, args.test_file, limit=args.limit)
+
+    from neuralforge.cli.console import plain_console
+    from neuralforge.cli.progress import before_and_after
+    from neuralforge.evaluation.metrics import summarize
+    from neuralforge.evaluation.opened import open_adapter
+
     opened = open_adapter(args.adapter, base=args.base, device=args.device, max_length=args.max_length)
+    for notice in (*opened.folder.notices, *opened.base.notices):
+        print(notice, file=sys.stderr)
     base = opened.score(samples.examples, adapter=False)
     adapted = opened.score(samples.examples, adapter=True)
     shown = [
@@ -74,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         summary = {"samples": len(rows), "better": better, "origin": samples.origin, **total}
         print(json.dumps({"summary": summary, "samples": rows, "completions": shown}, ensure_ascii=False))
         return 0
-    console = Console(soft_wrap=True)
+    console = plain_console()
     if args.rows:
         console.print(_sample_table(rows[: args.rows], origin=samples.origin, total=len(rows)))
     _print_completions(console, shown)
@@ -115,23 +124,11 @@ def _print_completions(console: Console, shown: list[Any]) -> None:
         tail = "\n".join(sample["context"].splitlines()[-6:])
         texts = {"context": tail, "wanted": sample["wanted"], "base": sample["base"], "adapter": sample["adapter"]}
         for name, text in texts.items():
-            console.print(f"[{name}]", style="bold", markup=False, highlight=False)
-            console.print(text, markup=False, highlight=False)
+            console.print(f"[{name}]", style="bold")
+            console.print(text)
 
 
 def _cell(value: float | None, figure: str) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if figure == "perplexity" else f"{value:.0%}"
-
-
-def _positive(text: str) -> int:
-    if (value := _whole(text)) < 1:
-        raise argparse.ArgumentTypeError(f"wanted a whole number ≥ 1, got {text}")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"wanted a whole number ≥ 0, got {text!r}")
-    return int(text)

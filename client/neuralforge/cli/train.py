@@ -23,9 +23,9 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--pattern", "dataset.patterns", "GLOB…", "only files like this, e.g. '*.java'"),
         ("--language", "dataset.language", "NAME", "only this language"),
         ("--max-samples", "dataset.max_samples", "N", "learn from at most N examples"),
-        ("--eval-fraction", "dataset.eval_fraction", "F", "hold out this share; 0 for none"),
-        ("--max-eval-samples", "dataset.max_eval_samples", "N", "hold out at most N examples"),
-        ("--max-length", "dataset.max_length", "TOKENS", "cut examples to this length"),
+        ("--eval-fraction", "dataset.eval_fraction", "F", "hold out this share; 0 for none (0.1)"),
+        ("--max-eval-samples", "dataset.max_eval_samples", "N", "hold out at most N examples (100)"),
+        ("--max-length", "dataset.max_length", "TOKENS", "cut examples to this length (256)"),
     ),
     "model": (
         ("--base", "model.base", "BASE", "friendly name, hub id, folder or .gguf file"),

@@ -22,7 +22,7 @@ def gather(
     languages: Sequence[str] = (),
     eval_fraction: float = 0.1,
     max_samples: int | None = None,
-    max_eval_samples: int | None = 200,
+    max_eval_samples: int | None = 100,
     seed: int = 0,
 ) -> Dataset:
     """Read, clean and split; nothing on the training side stands, or nearly stands, on the held-out side.

@@ -79,15 +79,17 @@ _STARTS = _any_of(list(_BY_START))
 
 def secrets_of_known_format(text: str) -> Iterator[tuple[int, int, str]]:
     """Start, end and kind of each key or token, in order, without overlaps."""
-    done = 0
+    at = 0
     looked_over: dict[str, int] = {}
-    for start in _STARTS.finditer(text):
+    while start := _STARTS.search(text, at):
+        # Not finditer: what begins inside a text that only looked like a start (`dapi_org_…`) must be seen as well.
+        at = start.start() + 1
         kind, pattern = _BY_START[start[0]]
-        if start.start() < max(done, looked_over.get(kind, 0)):
+        if start.start() < looked_over.get(kind, 0):
             continue
         match = pattern.match(text, start.end())
         if match and (not pattern.groups or match[1]):
-            done = match.end()
-            yield start.start(), done, kind
+            at = match.end()
+            yield start.start(), at, kind
         elif match:
             looked_over[kind] = match.end()

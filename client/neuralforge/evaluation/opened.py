@@ -110,7 +110,7 @@ class OpenedAdapter:
 
 
 def open_adapter(
-    path: Path, *, base: str | None = None, device: str = "auto", max_length: int = 512, trust_remote_code: bool = False
+    path: Path, *, base: str | None = None, device: str = "auto", max_length: int = 256, trust_remote_code: bool = False
 ) -> OpenedAdapter:
     """Validate the folder, load the base that it names (or `base`), check that it is the very base, attach.
 

@@ -207,6 +207,11 @@ class Loop:
         began = time.perf_counter()
         result: Evaluation = summarize(score_all(self._engine, self._evaluation))
         counters = self.counters
+        if counters.step == 0 and not math.isfinite(result.loss):
+            raise TrainingError(
+                f"the base gives a loss of {result.loss} on the held-out examples before anything was learnt",
+                hint="its weights are damaged, or it needs --precision fp32",
+            )
         best = counters.best_loss is None or result.loss < counters.best_loss
         if counters.first_loss is None:
             counters = replace(counters, first_loss=result.loss, first_accuracy=result.accuracy)

@@ -74,7 +74,7 @@ class LoRATrainer:
         gradient_checkpointing: bool = False,
         fp16: bool = False,
         gradient_scaling: bool = True,
-        max_length: int = 512,
+        max_length: int = 256,
         max_grad_norm: float = 1.0,
         weight_decay: float = 0.0,
         seed: int = 0,

@@ -169,10 +169,10 @@ class DatasetSection(Section):
     patterns: Texts = ()
     language: Annotated[Line | None, _TEXT] = None
     features: Texts = ()
-    max_length: Annotated[Whole, Field(ge=8), Wanted("a whole number ≥ 8")] = 512
+    max_length: Annotated[Whole, Field(ge=8), Wanted("a whole number ≥ 8")] = 256
     eval_fraction: Annotated[Number, Field(ge=0, lt=1), Wanted("a number from 0 to below 1")] = 0.1
     max_samples: Annotated[Whole | None, Field(ge=1), _FROM_1] = None
-    max_eval_samples: Annotated[Whole | None, Field(ge=1), _FROM_1] = 200
+    max_eval_samples: Annotated[Whole | None, Field(ge=1), _FROM_1] = 100
 
 
 class OptimizationSection(Section):
