@@ -43,18 +43,20 @@ def locate(name_or_path: str | Path, *, revision: str | None) -> Origin:
         if isinstance(name_or_path, Path) or _PATH.fullmatch(name):
             raise ModelError(f"{name}: no such folder or file", hint="a base model is a folder or a .gguf file")
         entry = catalog.resolve(name)  # raises: neither a name nor a place
-    if revision is not None:
-        kind = "is part of this installation" if entry else "is on this machine"
-        raise ModelError(f"{name} {kind}: it has no revision {revision!r}", hint="leave the revision out")
     if entry is not None:
         base = embedded.locate(entry.name)
-        return _converted(base, entry.name, entry.license)
-    if path.is_dir():
-        source = str(path)
-        name = path.resolve().name
-        return Origin(place=source, is_local=True, name=name, source=source, revision=None, license="")
-    base = embedded.convert_file(path)
-    return _converted(base, path.stem, base.license)
+        origin = _converted(base, entry.name, entry.license)
+    elif path.is_dir():
+        place = str(path)
+        origin = Origin(place=place, is_local=True, name=path.resolve().name, source=place, revision=None, license="")
+    else:
+        base = embedded.convert_file(path)
+        origin = _converted(base, path.stem, base.license)
+    # An adapter remembers the digest of the file that its base was made from, and asks for it again.
+    if revision not in (None, origin.revision):
+        kind = "is part of this installation" if entry else "is on this machine"
+        raise ModelError(f"{name} {kind}: it has no revision {revision!r}", hint="leave the revision out")
+    return origin
 
 
 def _on_the_hub(hub_id: str, name: str, revision: str | None, license: str) -> Origin:
