@@ -189,7 +189,7 @@ def _prepare(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     from neuralforge.models.load import load_base_model
 
     source = arguments.source or Path(str(importlib.util.find_spec("peft").submodule_search_locations[0]))  # type: ignore[union-attr,index]
-    held_out = 8 if arguments.quick else 48
+    held_out = 8 if arguments.quick else 32
     dataset = gather(sources=[source], max_samples=arguments.samples, max_eval_samples=held_out, seed=SEED)
     base = load_base_model(arguments.base, device="cpu")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
-from neuralforge.cli.numbers import positive
+from neuralforge.cli import judged
 
 NAME = "benchmark"
 SUMMARY = "Compare an adapter with its base: accuracy, latency, memory, perplexity."
@@ -25,14 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--adapter", type=Path, required=True, help="the .lora folder")
     parser.add_argument("--metrics", type=_metrics, default=METRICS, help="any of accuracy,latency,memory,perplexity")
-    parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
-    parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
-    parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
-    parser.add_argument(
-        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut samples to this length (256)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    judged.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,19 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from neuralforge.cli.console import plain_console
-    from neuralforge.evaluation.samples import samples_for
-    from neuralforge_common.folder import read_adapter_folder
 
-    # What is wrong with the input is told before torch is imported and a base loaded.
-    read_adapter_folder(args.adapter)
-    samples = samples_for(args.adapter, args.test_file, limit=args.limit)
-
+    opened, samples = judged.open_judged(args)
     from neuralforge.evaluation.benchmark import benchmark
-    from neuralforge.evaluation.opened import open_adapter
 
-    opened = open_adapter(args.adapter, base=args.base, device=args.device, max_length=args.max_length)
-    for notice in (*opened.folder.notices, *opened.base.notices):
-        print(notice, file=sys.stderr)
     figures = benchmark(opened, samples.examples, metrics=args.metrics)
     if args.json:
         finite = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralforge.cli.numbers import positive, whole
+from neuralforge.cli import judged
+from neuralforge.cli.numbers import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,37 +24,21 @@ EXAMPLES = """\
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("adapter", type=Path, help="the .lora folder")
-    parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
-    parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
-    parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
     parser.add_argument("--rows", type=whole, default=20, metavar="N", help="rows of the table of samples (20)")
     parser.add_argument("--show", type=whole, default=2, metavar="N", help="completions to show (2)")
-    parser.add_argument(
-        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut samples to this length (256)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    judged.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Score, show and sum up."""
     import json
 
-    from neuralforge.evaluation.samples import samples_for
-    from neuralforge_common.folder import read_adapter_folder
-
-    # What is wrong with the input is told before torch is imported and a base loaded.
-    read_adapter_folder(args.adapter)
-    samples = samples_for(args.adapter, args.test_file, limit=args.limit)
+    opened, samples = judged.open_judged(args)
 
     from neuralforge.cli.console import plain_console
     from neuralforge.cli.progress import before_and_after
     from neuralforge.evaluation.metrics import summarize
-    from neuralforge.evaluation.opened import open_adapter
 
-    opened = open_adapter(args.adapter, base=args.base, device=args.device, max_length=args.max_length)
-    for notice in (*opened.folder.notices, *opened.base.notices):
-        print(notice, file=sys.stderr)
     base = opened.score(samples.examples, adapter=False)
     adapted = opened.score(samples.examples, adapter=True)
     shown = [
