@@ -47,7 +47,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 MAIN = (*STOCK, "ours", "ours-prefix")
 QUICK = ("trl-default", "hf-bf16-eager", "ours")
-TECHNIQUES = ("hf-bf16", *OURS)
+TECHNIQUES = ("hf-bf16-eager", *OURS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
