@@ -8,7 +8,8 @@
     ├── AdapterError            an adapter folder is damaged, hostile or made for another base
     ├── TrainingError           a run that cannot go on (a loss that is not finite, no examples left)
     ├── CheckpointError         a checkpoint that is damaged or belongs to another run
-    └── StorageError            the disk: full, read-only, not writable
+    ├── StorageError            the disk: full, read-only, not writable
+    └── FederationError         the other side of a federation: unreachable, unknown, another version, not allowed
 
 A message says what is wrong, what was found and what was wanted; the hint says the way out. Only the command
 line catches these; libraries raise them.
@@ -65,3 +66,7 @@ class CheckpointError(NeuralForgeError):
 
 class StorageError(NeuralForgeError):
     """A disk that is full, read-only or not writable."""
+
+
+class FederationError(NeuralForgeError):
+    """The other side of a federation: unreachable, unknown, of another version, or asking for what is not allowed."""

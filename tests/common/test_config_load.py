@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from neuralforge_common.config.load import flatten, load_train_config, resolve_train_config, to_yaml, variable_of
-from neuralforge_common.config.schema import KEYS, SECTIONS, TrainConfig, wanted
+from neuralforge_common.config.rules import TRAIN
+from neuralforge_common.config.schema import KEYS, SECTIONS, TrainConfig
 from neuralforge_common.errors import ConfigError
 
 ConfigFaults = Callable[..., tuple[str, ...]]
@@ -70,7 +71,12 @@ def test_the_guide_still_prints_the_files_that_are_tested() -> None:
     assert all(path.read_text().startswith(f"# {path.name}\n") for path in GUIDE.iterdir())
 
 
-@pytest.mark.parametrize("path", sorted(OURS.glob("*.yaml")), ids=lambda path: path.name)
+OTHERS = {"server.yaml", "site_policy.yaml"}  # other documents, loaded in their own tests
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in OURS.glob("*.yaml") if path.name not in OTHERS), ids=lambda path: path.name
+)
 def test_our_own_examples_load(path: Path) -> None:
     written = yaml.safe_load(path.read_text())
     resolved = resolve_train_config(path, {}, {})
@@ -160,8 +166,8 @@ def test_every_key_can_be_set_in_the_environment(key: str, tmp_path: Path) -> No
         "training.attention": "sdpa",
         "output.resume": "auto",
     }
-    text = texts.get(key, "0.5" if wanted(key).startswith("a number") else "9")
-    if wanted(key) == "true or false":
+    text = texts.get(key, "0.5" if TRAIN.wanted(key).startswith("a number") else "9")
+    if TRAIN.wanted(key) == "true or false":
         text = "false"
     origins = resolve_train_config(None, {}, {variable_of(key): text}).origins
     assert {key for key, origin in origins.items() if origin.kind != "default"} == {key}
@@ -297,7 +303,7 @@ def test_a_mapping_where_a_value_is_wanted_is_a_fault_of_every_key(config_faults
         for name in model.model_fields:
             lines.append(f"  {name}: {{a: b}}")
             key = f"{section}.{name}"
-            expected.append(f"c.yaml:{len(lines)}: {key}: wanted {wanted(key)}, got a mapping")
+            expected.append(f"c.yaml:{len(lines)}: {key}: wanted {TRAIN.wanted(key)}, got a mapping")
     assert config_faults("\n".join(lines)) == tuple(expected)
     assert "another value" not in " ".join(expected)
 
@@ -331,13 +337,18 @@ def test_a_mapping_where_a_value_is_wanted_is_a_fault_of_every_key(config_faults
         ("model.base", "''", "''"),
         ("model.base", '"\\e[2J"', r"'\x1b[2J'"),
         ("output.resume", "always", "'always'"),
+        ("federation.max_rank", "257", "257"),
+        ("federation.server", '"nf://a:1\\nnf://b:1"', r"'nf://a:1\nnf://b:1'"),
+        ("federation.policy", "''", "''"),
     ],
 )
 def test_a_value_out_of_bounds_is_told_what_was_wanted_and_what_was_given(
     config_faults: ConfigFaults, key: str, value: str, got: str
 ) -> None:
     section, _, name = key.partition(".")
-    assert config_faults(f"{section}:\n  {name}: {value}\n") == (f"c.yaml:2: {key}: wanted {wanted(key)}, got {got}",)
+    assert config_faults(f"{section}:\n  {name}: {value}\n") == (
+        f"c.yaml:2: {key}: wanted {TRAIN.wanted(key)}, got {got}",
+    )
 
 
 def test_a_huge_value_is_shown_in_one_short_line(config_faults: ConfigFaults) -> None:

@@ -91,8 +91,8 @@ def test_a_list_or_a_mapping_as_a_key_is_a_fault(config_faults: ConfigFaults) ->
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("- lora\n- training\n", "c.yaml:1: wanted sections such as 'lora:', got a list"),
-        ("\n\nlora\n", "c.yaml:3: wanted sections such as 'lora:', got a single value"),
+        ("- lora\n- training\n", "c.yaml:1: wanted sections such as 'model:', got a list"),
+        ("\n\nlora\n", "c.yaml:3: wanted sections such as 'model:', got a single value"),
         ("lora:\n  - rank: 8\n", "c.yaml:1: lora: wanted a mapping of keys, got a list"),
         ("model: smollm2-135m\n", "c.yaml:1: model: wanted a mapping of keys, got 'smollm2-135m'"),
         ("lora: 8\n", "c.yaml:1: lora: wanted a mapping of keys, got 8"),

@@ -91,6 +91,12 @@ configs = (
             eval_fraction=st.floats(0, 1, exclude_max=True),
         ),
         output=section(directory=paths, tensorboard=st.none() | paths, resume=st.sampled_from(["never", "auto"])),
+        federation=section(
+            server=st.none() | lines,
+            policy=st.none() | paths,
+            max_rank=st.none() | st.integers(1, 256),
+            home=st.none() | paths,
+        ),
     )
     .map(TrainConfig.model_validate)
     .filter(lambda config: not [*conflicts(config)])

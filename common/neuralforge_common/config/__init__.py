@@ -1,1 +1,1 @@
-"""A training run's configuration: schema, YAML with line marks, and the loader that names every fault at once."""
+"""Configurations: schemas, YAML with line marks, and the one reader that names every fault at once."""

@@ -4,8 +4,9 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from neuralforge_common.config.schema import KEYS, SECTIONS, wanted
+from neuralforge_common.config.document import Document
 
 _NUMBER = re.compile(r"[-+]?[0-9][0-9.eE+-]*")
 _MAX_SHOWN = 60
@@ -28,30 +29,30 @@ def lines(faults: Iterable[Fault]) -> list[str]:
     return list(dict.fromkeys(str(fault) for fault in sorted(faults, key=lambda fault: fault.order)))
 
 
-def unknown_key(key: str) -> str:
+def unknown_key(document: Document[Any], key: str) -> str:
     """The message for a dotted key that no section has."""
     section, _, name = key.partition(".")
-    known = list(SECTIONS[section].model_fields)
+    known = list(document.sections[section].model_fields)
     near = nearest(name, known)
     if near:
         return f"{shown(key)}: unknown key, did you mean '{near}'?"
-    elsewhere = _in_other_section(name)
+    elsewhere = _in_other_section(document, name)
     if elsewhere:
         return f"{shown(key)}: unknown key, did you mean '{elsewhere}'?"
     return f"{shown(key)}: unknown key, {section} has {', '.join(known)}"
 
 
-def unknown_section(name: str) -> str:
+def unknown_section(document: Document[Any], name: str) -> str:
     """The message for a section that does not exist, or for a key outside of all sections."""
-    guess = nearest(name, SECTIONS) or _in_other_section(name)
+    guess = nearest(name, document.sections) or _in_other_section(document, name)
     if guess:
         return f"{shown(name)}: unknown section, did you mean '{guess}'?"
-    return f"{shown(name)}: unknown section, there are {', '.join(SECTIONS)}"
+    return f"{shown(name)}: unknown section, there are {', '.join(document.sections)}"
 
 
-def wrong_value(key: str, value: object) -> str:
+def wrong_value(document: Document[Any], key: str, value: object) -> str:
     """The message for a value that its key does not take."""
-    return f"{key}: wanted {wanted(key)}, got {got(value)}"
+    return f"{key}: wanted {document.wanted(key)}, got {got(value)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -85,6 +86,6 @@ def _clipped(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
 
 
-def _in_other_section(name: str) -> str | None:
+def _in_other_section(document: Document[Any], name: str) -> str | None:
     plain = name.lower().replace("-", "_")
-    return next((key for key in KEYS if key.partition(".")[2] == plain), None)
+    return next((key for key in document.keys if key.partition(".")[2] == plain), None)

@@ -61,8 +61,11 @@ class _Composer(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_marked_file(file: Path) -> MarkedFile:
-    """Reads a YAML file of at most 1 MiB; whatever is wrong with its form comes back as faults."""
+def read_marked_file(file: Path, *, such_as: str = "model") -> MarkedFile:
+    """Reads a YAML file of at most 1 MiB; whatever is wrong with its form comes back as faults.
+
+    `such_as` is a section of this kind of file, to name where there are none.
+    """
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -75,10 +78,10 @@ def read_marked_file(file: Path) -> MarkedFile:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return _failed(f"{file}:{line}", f"not UTF-8 text (byte 0x{data[error.start]:02x})", line)
-    return parse_marked_text(text, str(file))
+    return parse_marked_text(text, str(file), such_as=such_as)
 
 
-def parse_marked_text(text: str, name: str) -> MarkedFile:
+def parse_marked_text(text: str, name: str, *, such_as: str = "model") -> MarkedFile:
     """Parses YAML text; `name` stands before the line in faults."""
     try:
         loader = _Composer(text)
@@ -102,7 +105,7 @@ def parse_marked_text(text: str, name: str) -> MarkedFile:
         return MarkedFile()  # an empty file is a file without wishes
     faults: list[Fault] = []
     if not isinstance(root, MappingNode):
-        return _failed(f"{name}:{root.start_mark.line + 1}", f"wanted sections such as 'lora:', got {_kind(root)}")
+        return _failed(f"{name}:{root.start_mark.line + 1}", f"wanted sections such as '{such_as}:', got {_kind(root)}")
     _check_tag(root, name, faults)
     try:
         sections = tuple(_section(key, line, node, name, faults) for key, line, node in _pairs(root, "", name, faults))

@@ -1,12 +1,9 @@
-"""What must hold between keys of a configuration whose single values are fine."""
+"""What must hold between keys of a training run's configuration whose single values are fine."""
 
 from collections.abc import Container, Iterator, Mapping
-from typing import TypeAlias
 
+from neuralforge_common.config.document import Conflict, Document
 from neuralforge_common.config.schema import TrainConfig
-
-# A broken rule: the keys that take part, the one to blame first, and what is wrong with it.
-Conflict: TypeAlias = tuple[tuple[str, ...], str]
 
 # A layer that sets the key on the left silences the keys on the right in the layers below it: `--from-git` on the
 # command line replaces a file's `train_file`.
@@ -60,3 +57,14 @@ def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
         yield "training.cache_prefix has no effect without lora.top_layers: there is no frozen prefix to cache"
     if config.model.trust_remote_code:
         yield f"model.trust_remote_code is on: {config.model.base} may run code of its own on this machine"
+
+
+TRAIN = Document(
+    root=TrainConfig,
+    prefix="NF_",
+    alternatives=ALTERNATIVES,
+    conflicts=conflicts,
+    notices=notices,
+    # A file comes along with somebody else's repository; running their code is for a person to say.
+    command_line_only={"model.trust_remote_code": "--trust-remote-code"},
+)
