@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,17 @@ class AdapterSpec:
         object.__setattr__(self, "dropout", float(self.dropout))
         object.__setattr__(self, "target_modules", _module_names(self.target_modules))
         object.__setattr__(self, "layers", _layer_indices(self.layers))
+
+    @classmethod
+    def from_document(cls, document: object) -> "AdapterSpec":
+        """The spec that `dataclasses.asdict` and JSON made of one; raises AdapterError for anything else."""
+        if not isinstance(document, Mapping):
+            raise AdapterError(f"wanted the facts of an adapter, got {shortened(document)}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+        try:
+            return cls(**values)
+        except TypeError as fault:
+            raise AdapterError("the facts of an adapter are not complete, or not those of this version") from fault
 
     @property
     def scaling(self) -> float:

@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from neuralforge_common.adapter import (
     MAX_MODULES,
@@ -27,6 +28,7 @@ from neuralforge_common.errors import AdapterError
 from neuralforge_common.strict_json import shortened
 
 Part: TypeAlias = Literal["both", "A", "B"]
+Real = TypeVar("Real", bound=np.floating)
 MAX_WIDTH = 2**24
 
 
@@ -109,7 +111,7 @@ class AdapterLayout:
         """The same modules at another rank."""
         return self if rank == self.rank else AdapterLayout(modules=self.modules, rank=rank)
 
-    def factors(self, vector: FloatArray) -> Iterator[tuple[ModuleShape, FloatArray, FloatArray]]:
+    def factors(self, vector: npt.NDArray[Real]) -> Iterator[tuple[ModuleShape, npt.NDArray[Real], npt.NDArray[Real]]]:
         """Every module with views of its A (rank, d_in) and B (d_out, rank) in a whole vector."""
         a, b = 0, self.size_a
         for module in self.modules:
@@ -174,9 +176,12 @@ class AdapterLayout:
         try:
             document = json.loads(text)
             modules = tuple(ModuleShape(name, d_in, d_out) for name, d_in, d_out in document["modules"])
-            if not isinstance(document["rank"], int) or not all(
+            # By type and not isinstance: JSON's true is no rank.
+            if set(document) != {"rank", "modules"} or not all(
                 isinstance(m.name, str) and type(m.d_in) is int and type(m.d_out) is int for m in modules
             ):
+                raise TypeError
+            if type(document["rank"]) is not int:
                 raise TypeError
             return cls(modules=modules, rank=document["rank"])
         except (ValueError, KeyError, TypeError, RecursionError) as fault:

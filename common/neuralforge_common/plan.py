@@ -76,14 +76,12 @@ class RoundPlan:
             FederationError: another protocol, an unknown or missing field, a value out of its bounds.
             AdapterError: an impossible adapter.
         """
-        document = parse_json_object(text.encode(), what="the round plan", limit=MAX_PLAN_BYTES)
+        document = parse_json_object(_utf8(text), what="the round plan", limit=MAX_PLAN_BYTES)
         _same_protocol(document)
-        spec = document.pop("spec", None)
-        if not isinstance(spec, dict):
-            raise FederationError("the round plan names no adapter")
+        spec = AdapterSpec.from_document(document.pop("spec", None))
         values = _known_fields(cls, document, "the round plan", but=("spec",))
         try:
-            plan = cls(spec=AdapterSpec(**_tupled(spec)), **values)
+            plan = cls(spec=spec, **values)
         except TypeError as fault:
             raise FederationError(f"the round plan is not complete: {fault}") from fault
         _check_plan(plan)
@@ -122,7 +120,7 @@ class TrainReport:
         Raises:
             FederationError: not a report, too long, or with fields of the wrong kind.
         """
-        document = parse_json_object(text.encode(), what="the report", limit=limit)
+        document = parse_json_object(_utf8(text), what="the report", limit=limit)
         _same_protocol(document)
         try:
             return cls(**_known_fields(cls, document, "the report"))
@@ -137,6 +135,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "str": (str,),
 }
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate is let through here, for the parser to refuse.
+    return text.encode(errors="surrogatepass")
 
 
 def _same_protocol(document: Mapping[str, Any]) -> None:
@@ -162,10 +165,6 @@ def _known_fields(cls: type, document: Mapping[str, Any], what: str, *, but: tup
         if isinstance(value, int | float) and not abs(value) < 2**63:
             raise FederationError(f"{what}: {name} is no number that can be used: {shortened(value)}")
     return dict(document)
-
-
-def _tupled(spec: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
 
 
 def _check_plan(plan: RoundPlan) -> None:

@@ -1,6 +1,6 @@
 """A flat float32 vector ↔ bytes: exact, halved, or quartered. Nothing the bytes say is believed before it is checked.
 
-    NFW1 | format (1 byte) | count (8 bytes, little-endian) | body
+    NFW1 | format (1 byte) | 3 zero bytes | count (8 bytes, little-endian) | body
 
     fp32   count float32
     fp16   count float16; values beyond ±65,504 are refused when written
@@ -23,8 +23,10 @@ from neuralforge_common.errors import AdapterError
 WireFormat: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 BLOCK = 256
-_HEADER = struct.Struct("<4sBQ")
+# 16 bytes, so that the values of a payload stay aligned where its bytes are.
+_HEADER = struct.Struct("<4sB3sQ")
 _MAGIC = b"NFW1"
+_ZEROS = bytes(3)
 _CODES: dict[WireFormat, int] = {"fp32": 0, "fp16": 1, "int8": 2}
 
 
@@ -42,7 +44,7 @@ def encode(vector: FloatArray, wire: WireFormat) -> bytes:
     """
     if not np.isfinite(vector).all():
         raise AdapterError("the delta holds values that are not finite", hint="lower the learning rate")
-    header = _HEADER.pack(_MAGIC, _CODES[wire], vector.size)
+    header = _HEADER.pack(_MAGIC, _CODES[wire], _ZEROS, vector.size)
     if wire == "fp32":
         return header + vector.astype("<f4", copy=False).tobytes()
     if wire == "fp16":
@@ -55,7 +57,8 @@ def encode(vector: FloatArray, wire: WireFormat) -> bytes:
     safe = np.where(scales > 0, scales, np.float32(1))
     quantised = np.clip(np.rint(blocks / safe[:, None]), -127, 127).astype(np.int8)
     quantised[scales == 0] = 0
-    return header + scales.astype("<f4").tobytes() + quantised.reshape(-1)[: vector.size].tobytes()
+    body = scales.astype("<f4").tobytes(), quantised.reshape(-1)[: vector.size].tobytes()
+    return b"".join((header, *body))
 
 
 def decode(data: bytes | memoryview, *, count: int, wire: WireFormat) -> FloatArray:
@@ -66,8 +69,8 @@ def decode(data: bytes | memoryview, *, count: int, wire: WireFormat) -> FloatAr
     """
     if len(data) != encoded_size(count, wire):
         raise AdapterError(f"wanted {encoded_size(count, wire):,} bytes ({count:,} values, {wire}), got {len(data):,}")
-    magic, code, stated = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
+    magic, code, zeros, stated = _HEADER.unpack_from(data)
+    if magic != _MAGIC or zeros != _ZEROS:
         raise AdapterError("the delta does not begin as a delta does")
     if code != _CODES[wire]:
         got = next((name for name in get_args(WireFormat) if _CODES[name] == code), f"format {code}")
@@ -78,11 +81,16 @@ def decode(data: bytes | memoryview, *, count: int, wire: WireFormat) -> FloatAr
     if wire == "fp32":
         return np.frombuffer(body, dtype="<f4").astype(np.float32, copy=False)
     if wire == "fp16":
-        return np.frombuffer(body, dtype="<f2").astype(np.float32)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is for the caller to find, like any other
+            return np.frombuffer(body, dtype="<f2").astype(np.float32)
     blocks = -(-count // BLOCK)
     scales = np.frombuffer(body[: 4 * blocks], dtype="<f4")
-    values = np.frombuffer(body[4 * blocks :], dtype=np.int8).astype(np.float32)
-    return (_blocks(values) * scales[:, None]).reshape(-1)[:count]
+    if not (np.isfinite(scales) & (scales >= 0)).all():
+        raise AdapterError("the delta holds a scale that no block of values has")
+    values: FloatArray = _blocks(np.frombuffer(body[4 * blocks :], dtype=np.int8).astype(np.float32))
+    with np.errstate(over="ignore"):  # an infinity is for the caller to find, as in the other formats
+        np.multiply(values, scales[:, None], out=values)
+    return values.reshape(-1)[:count]
 
 
 def _blocks(vector: FloatArray) -> FloatArray:
