@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("client", "common", "server", "simulations")
+PACKAGES = {"neuralforge", "neuralforge_common", "neuralforge_server", "neuralforge_simulations"}
 # So that nothing of this checkout is importable by way of the folder or the environment.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "NF_"))}
 
@@ -47,12 +49,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_wheel_holds_both_packages_the_embedded_base_and_no_test(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_the_embedded_base_and_no_test(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     tops = {name.partition("/")[0] for name in sizes}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"neuralforge", "neuralforge_common"}
-    for package in ("neuralforge", "neuralforge_common"):
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+    for package in PACKAGES:
         assert {f"{package}/__init__.py", f"{package}/py.typed"} <= sizes.keys()
     base = "neuralforge/models/nf_tiny"
     assert {f"{base}/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")} <= sizes.keys()
@@ -60,7 +62,7 @@ def test_the_wheel_holds_both_packages_the_embedded_base_and_no_test(wheel: Path
     strange = [name for name in sizes if re.search(r"tests?/|conftest|__pycache__|\.pyc$|\.ya?ml$|benchmarks", name)]
     assert strange == []
     sources = {
-        path.relative_to(ROOT / top).as_posix() for top in ("client", "common") for path in (ROOT / top).rglob("*.py")
+        path.relative_to(ROOT / top).as_posix() for top in FOLDERS for path in (ROOT / top).rglob("*.py")
     }
     assert sources <= sizes.keys()
     assert any(name.endswith("licenses/LICENSE") for name in sizes)
@@ -73,6 +75,8 @@ def test_its_commands_run_from_a_clean_environment(installed: Path, team_code: P
         assert Path(place).is_relative_to(installed)
     assert re.fullmatch(r"neuralforge \d+\.\d+\S*\n", run(binaries / "neuralforge", "--version", cwd=tmp_path))
     assert "create-dataset" in run(binaries / "nf-client", "--help", cwd=tmp_path)
+    assert "invite" in run(binaries / "nf-server", "--help", cwd=tmp_path)
+    assert "run" in run(binaries / "nf-sim", "--help", cwd=tmp_path)
     options = ("--base", "nf-tiny", "--max-steps", 2, "--max-samples", 8, "--max-eval-samples", 2, "--max-length", 64)
     output = run(
         *(binaries / "neuralforge", "train", "--source", team_code, *options, "--name", "clean"),

@@ -57,6 +57,7 @@ _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("vault-token", ("hvs.", "hvb."), r"[A-Za-z0-9_\-]{24,}+"),
     ("azure-key", ("AccountKey=", "SharedAccessKey="), r"[A-Za-z0-9+/=]{40,}+"),
     ("linear-key", ("lin_api_",), r"[A-Za-z0-9]{40}"),
+    ("neuralforge-invitation", ("nfj_",), r"[A-Za-z0-9_\-]{43}"),
     ("age-key", ("AGE-SECRET-KEY-1",), r"[A-Z0-9]{58}"),
     ("jwt", ("eyJ",), r"[A-Za-z0-9_\-]{8,}+(\.eyJ[A-Za-z0-9_\-]{8,}+(?:\.[A-Za-z0-9_\-]*+)?)?"),
 )

@@ -30,6 +30,7 @@ class StepDone:
     """One optimizer step: mean loss in nats a token, sample tokens read, seconds taken.
 
     `gradient_norm` is the norm before clipping; `gradient_norms` the same for each target module where asked for.
+    `penalty` is what penalties added to the loss, which does not contain it.
     """
 
     step: int
@@ -41,6 +42,7 @@ class StepDone:
     tokens: int
     seconds: float
     gradient_norms: Mapping[str, float] = field(default_factory=dict)
+    penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,17 @@ class FlatParameters:
             raise ModelError("the flat gradient was dropped: zero it in place, not with set_to_none=True")
         return self.vector.grad
 
+    def mask(self, sides: str = "AB", *, components: int | None = None) -> torch.Tensor:
+        """Of the vector's size: True at the matrices of these sides, at their first `components` of the rank alone."""
+        mask = torch.zeros(self.vector.shape, dtype=torch.bool, device=self.vector.device)
+        for name, place in self.places.items():
+            matrix = place.of(mask)
+            if ".lora_A." in name and "A" in sides:
+                matrix[:components] = True
+            elif ".lora_B." in name and "B" in sides:
+                matrix[:, :components] = True
+        return mask
+
     def load(self, values: torch.Tensor) -> None:
         """Overwrite all parameters with `values`, a vector of the same size."""
         with torch.no_grad():

@@ -16,6 +16,7 @@ from neuralforge.training.checkpoint import Checkpoint, CheckpointFolder, Counte
 from neuralforge.training.engine import Engine
 from neuralforge.training.events import CheckpointSaved, Evaluated, Observer, RunFinished, StepDone, tell
 from neuralforge.training.flat import FlatParameters
+from neuralforge.training.penalty import Penalty
 from neuralforge.training.schedule import Scheduler
 from neuralforge_common.errors import TrainingError
 
@@ -49,7 +50,10 @@ def steps_per_epoch(examples: int, *, batch_size: int, accumulation: int) -> int
 
 
 class Loop:
-    """One run over one dataset, from where `counters` stand. Call `restore` first to go on from a checkpoint."""
+    """One run over one dataset, from where `counters` stand. Call `restore` first to go on from a checkpoint.
+
+    `trainable` is a mask of the flat vector: values where it is False are the same at the end, to the last bit.
+    """
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class Loop:
         counters: Counters,
         checkpoints: CheckpointFolder | None,
         observers: tuple[Observer, ...],
+        penalties: tuple[Penalty, ...] = (),
+        trainable: torch.Tensor | None = None,
     ) -> None:
         self._engine = engine
         self._flat = flat
@@ -73,6 +79,9 @@ class Loop:
         self.counters = counters
         self._checkpoints = checkpoints
         self._observers = observers
+        self._penalties = penalties
+        self._trainable = trainable
+        self._before = flat.vector.detach().clone() if trainable is not None else None
         self._epoch: tuple[int, list[tuple[int, ...]]] = (-1, [])
         self._per_epoch = steps_per_epoch(len(train), batch_size=plan.batch_size, accumulation=plan.accumulation)
         self._best = flat.vector.detach().clone()
@@ -153,6 +162,9 @@ class Loop:
             loss += self._engine.accumulate(batch, scale=1 / targets, seed=seed)
         norms = self._norms()
         usable = self._engine.unscale()
+        penalty = sum(term.add(self._flat.vector, self._flat.gradient) for term in self._penalties)
+        if self._trainable is not None:
+            self._flat.gradient.mul_(self._trainable)
         norm = float(torch.linalg.vector_norm(self._flat.gradient))
         if not math.isfinite(loss) or (usable and not math.isfinite(norm)):
             raise TrainingError(
@@ -165,6 +177,9 @@ class Loop:
                 self._flat.gradient.mul_(self._plan.max_grad_norm / norm)
             self._optimizer.param_groups[0]["lr"] = rate
             self._optimizer.step()
+            if self._trainable is not None and self._before is not None:
+                # A zero gradient is not enough: weight decay would still move what it is zero for.
+                self._flat.load(torch.where(self._trainable, self._flat.vector.detach(), self._before))
         tokens = sum(batch.tokens for batch in batches)
         self.counters = replace(self.counters, step=step + 1, tokens=self.counters.tokens + tokens)
         tell(
@@ -179,6 +194,7 @@ class Loop:
                 tokens=tokens,
                 seconds=time.perf_counter() - began,
                 gradient_norms=norms,
+                penalty=penalty,
             ),
         )
 

@@ -85,8 +85,9 @@ class TensorBoard:
 def step_record(event: StepDone) -> dict[str, Any]:
     """A step as plain JSON values."""
     record = asdict(event)
-    if not event.gradient_norms:
-        del record["gradient_norms"]
+    for name in ("gradient_norms", "penalty"):
+        if not record[name]:
+            del record[name]
     return {"kind": "step", **record}
 
 

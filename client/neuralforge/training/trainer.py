@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -26,13 +27,14 @@ from neuralforge.training.engine import Attention, EngineName, EngineOptions, In
 from neuralforge.training.events import Observer, RunStarted, tell
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.loop import Loop, Plan, steps_per_epoch
+from neuralforge.training.penalty import Penalty
 from neuralforge.training.schedule import ScheduleName, Scheduler, default_learning_rate, make_scheduler
 from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterSpec, AdapterState
 from neuralforge_common.errors import CheckpointError
 from neuralforge_common.folder import write_adapter_folder
 
-Dataset = str | Path | Sequence[Example]
+Dataset = str | Path | Sequence[Example] | Sequence[TokenizedExample]
 DEFAULT_CACHE_BYTES = 2 * 1024**3
 
 
@@ -152,11 +154,17 @@ class LoRATrainer:
         observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
         track_gradients: bool = False,
+        seed: int | None = None,
+        max_grad_norm: float | None = None,
+        penalties: Sequence[Penalty] = (),
+        trainable: torch.Tensor | None = None,
     ) -> TrainResult:
         """Learn from `train_dataset`, a JSONL file or examples; `eval_dataset` is held out and never learnt from.
 
-        With `resume` a run in `checkpoint_dir` goes on where it stopped and ends with the same bytes as if it had
-        not. Raises DataError, TrainingError, CheckpointError, StorageError.
+        Learning begins with the adapter as it stands and with a fresh optimizer. `trainable` is a mask of the flat
+        vector (see `FlatParameters.mask`): the rest stays as it is, to the last bit. With `resume` a run in
+        `checkpoint_dir` goes on where it stopped and ends with the same bytes as if it had not. Raises DataError,
+        TrainingError, CheckpointError, StorageError.
         """
         size = batch_size or self._batch_size
         train = self.tokenize(train_dataset)
@@ -169,8 +177,8 @@ class LoRATrainer:
             total_steps=total,
             batch_size=size,
             accumulation=self._accumulation,
-            seed=self._seed,
-            max_grad_norm=self._max_grad_norm,
+            seed=self._seed if seed is None else seed,
+            max_grad_norm=self._max_grad_norm if max_grad_norm is None else max_grad_norm,
             weight_decay=self._weight_decay,
             evaluation_steps=eval_steps,
             patience=early_stopping_patience,
@@ -178,7 +186,9 @@ class LoRATrainer:
             track_gradients=track_gradients,
         )
         checkpoints = CheckpointFolder(Path(checkpoint_dir)) if checkpoint_dir is not None else None
-        digest = self._run_digest(plan, scheduler, train, held_out)
+        terms = tuple(penalties)
+        # Only a checkpoint asks for the digest, and the rounds of a federation write none.
+        digest = self._run_digest(plan, scheduler, train, held_out, terms, trainable) if checkpoints else ""
         loop = Loop(
             self.engine,
             self.flat,
@@ -186,9 +196,11 @@ class LoRATrainer:
             scheduler,
             train=train,
             evaluation=held_out,
-            counters=Counters(run=digest, created=_now(), step=0),
+            counters=Counters(run=digest, created=utc_now(), step=0),
             checkpoints=checkpoints,
             observers=tuple(observers),
+            penalties=terms,
+            trainable=trainable,
         )
         latest = checkpoints.latest() if checkpoints is not None and resume else None
         if latest is not None:
@@ -200,8 +212,9 @@ class LoRATrainer:
                 )
             loop.restore(latest)
         cache = getattr(self.engine, "cache_prefix", None)
-        if cache is not None and (total - loop.counters.step) > per_epoch:
-            cache(train)
+        if cache is not None:
+            # Always told: what an earlier call has cached belongs to other examples with the same indices.
+            cache(train if total - loop.counters.step > per_epoch else ())
         tell(
             tuple(observers),
             RunStarted(
@@ -212,7 +225,7 @@ class LoRATrainer:
                 trainable=self.flat.vector.numel(),
                 engine=self.engine.name,
                 precision=self.engine.precision,
-                padding=self._padding(train, size),
+                padding=self._padding(train, plan),
                 notices=self.notices,
             ),
         )
@@ -227,10 +240,12 @@ class LoRATrainer:
         return summarize(score_all(self.engine, self.tokenize(dataset)))
 
     def tokenize(self, dataset: Dataset) -> list[TokenizedExample]:
-        """A dataset as token ids of this base, cut to `max_length`."""
-        examples = read_examples(Path(dataset)) if isinstance(dataset, str | Path) else dataset
+        """A dataset as token ids of this base, cut to `max_length`; one of token ids is taken as it is."""
+        examples = list(read_examples(Path(dataset)) if isinstance(dataset, str | Path) else dataset)
+        if examples and isinstance(examples[0], TokenizedExample):
+            return cast(list[TokenizedExample], examples)
         return tokenize(
-            examples,
+            cast(list[Example], examples),
             self.base.tokenizer,
             max_length=self._max_length,
             end_token_id=self.base.end_token_id,
@@ -240,6 +255,10 @@ class LoRATrainer:
     def state(self) -> AdapterState:
         """The adapter's matrices as they stand."""
         return read_state(self.peft)
+
+    def load_state(self, state: AdapterState) -> None:
+        """Overwrite the adapter's matrices; raises AdapterError where names or shapes differ."""
+        write_state(self.peft, state)
 
     def save_adapter(
         self,
@@ -261,7 +280,7 @@ class LoRATrainer:
             license=license_name,
             training_samples=self._trained_on,
             accuracy=result.after.accuracy if result and result.after else None,
-            created=self._created or _now(),
+            created=self._created or utc_now(),
             dataset_digest=dataset_digest,
             base_model=self.base.name,
             neuralforge_version=__version__,
@@ -276,6 +295,8 @@ class LoRATrainer:
         scheduler: Scheduler,
         train: Sequence[TokenizedExample],
         held_out: Sequence[TokenizedExample],
+        penalties: tuple[Penalty, ...],
+        trainable: torch.Tensor | None,
     ) -> str:
         data = hashlib.blake2b(digest_size=16)
         for part in (train, held_out):
@@ -290,15 +311,19 @@ class LoRATrainer:
             "device": [str(self.flat.vector.device), torch.get_num_threads(), torch.__version__],
             "data": data.hexdigest(),
         }
+        if penalties:
+            facts["penalties"] = [penalty.digest() for penalty in penalties]
+        if trainable is not None:
+            facts["trainable"] = hashlib.blake2b(trainable.cpu().numpy().tobytes(), digest_size=16).hexdigest()
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-    def _padding(self, train: Sequence[TokenizedExample], batch_size: int) -> float:
+    def _padding(self, train: Sequence[TokenizedExample], plan: Plan) -> float:
         """Share of the computed positions that are padding, over the first epoch."""
         if self.engine.name == "fast":
             return 0.0
         batches = [
             Batch(examples=tuple(train[i] for i in batch))
-            for batch in epoch_batches(train, batch_size=batch_size, seed=self._seed, epoch=0)
+            for batch in epoch_batches(train, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
         ]
         return 1 - sum(b.tokens for b in batches) / max(1, sum(b.padded_tokens for b in batches))
 
@@ -332,7 +357,7 @@ def _evaluation_record(result: TrainResult | None) -> metadata.Evaluation | None
     )
 
 
-def _now() -> str:
+def utc_now() -> str:
     """The time in UTC; SOURCE_DATE_EPOCH (reproducible-builds.org) stands in for it where it is set."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(fixed), UTC) if fixed.isdigit() else datetime.now(UTC)

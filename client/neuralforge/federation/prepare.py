@@ -1,0 +1,118 @@
+"""From a client's configuration to a `Participant`: its data gathered, its base loaded when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from neuralforge.data.dataset import Dataset
+from neuralforge.data.gather import gather
+from neuralforge.federation.home import MEMORY, client_home
+from neuralforge.federation.memory import Memory
+from neuralforge.federation.participant import Participant
+from neuralforge.federation.resident import ResidentModel
+from neuralforge.models.base import BaseModel
+from neuralforge.models.load import load_base_model
+from neuralforge.training.engine import EngineOptions
+from neuralforge.training.events import Observer
+from neuralforge.training.trainer import DEFAULT_CACHE_BYTES
+from neuralforge_common.adapter import MAX_RANK
+from neuralforge_common.config.load import ResolvedConfig, resolve_train_config
+from neuralforge_common.config.policy import SitePolicy, load_site_policy
+from neuralforge_common.config.schema import TrainConfig
+
+
+def participant_from_config(file: Path) -> Participant:
+    """The participant that a configuration file describes, for a Flower that already knows this machine.
+
+    Raises:
+        ConfigError: the file, or the site policy that it names, is not sound.
+        DataError: there is nothing to learn from.
+    """
+    resolved = resolve_train_config(file, {}, os.environ)
+    home = resolved.config.federation.home or client_home()
+    return make_participant(resolved, memory=home / MEMORY, tell=lambda line: None)
+
+
+def make_participant(
+    resolved: ResolvedConfig,
+    *,
+    memory: Path,
+    tell: Callable[[str], None],
+    dataset: Dataset | None = None,
+    observers: Sequence[Observer] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Participant:
+    """A participant as `resolved` says; `memory` is its folder, `dataset` stands for the data that the file names.
+
+    What the rounds learn is the coordinator's to say: of `lora` and `training` only the engine's options count.
+
+    Raises:
+        ConfigError: the site policy is not sound.
+        DataError: there is nothing to learn from.
+    """
+    config = resolved.config
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    return Participant(
+        resident_model(resolved),
+        dataset if dataset is not None else read_dataset(config),
+        memory=Memory(memory, tell=tell),
+        policy=load_site_policy(config.federation.policy) if config.federation.policy else SitePolicy(),
+        max_rank=config.federation.max_rank or MAX_RANK,
+        adapter_path=config.adapter_path,
+        observers=observers,
+        stop=stop,
+    )
+
+
+def resident_model(resolved: ResolvedConfig) -> ResidentModel:
+    """The base that `resolved` names, or whichever a federation trains where it names none; not loaded yet."""
+    config = resolved.config
+    training, model = config.training, config.model
+    named = resolved.origins["model.base"].kind != "default"
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "auto", "auto": "auto"}[training.requested_precision]
+
+    def load(name: str) -> BaseModel:
+        # Revision and trust were said of the base in the file, and of no other.
+        return load_base_model(
+            name,
+            revision=model.revision if named else None,
+            dtype=dtype,
+            device=training.device,
+            trust_remote_code=model.trust_remote_code and named,
+        )
+
+    return ResidentModel(
+        load,
+        name=model.base if named else None,
+        options=EngineOptions(
+            engine=training.engine,
+            int8=training.int8,
+            attention=training.attention,
+            context_gradients=training.context_gradients,
+            gradient_checkpointing=training.gradient_checkpointing,
+            cache_bytes=DEFAULT_CACHE_BYTES if training.cache_prefix else 0,
+        ),
+        fp16=training.requested_precision == "fp16",
+    )
+
+
+def read_dataset(config: TrainConfig) -> Dataset:
+    """The examples of this machine, cleaned and split; raises DataError."""
+    data = config.dataset
+    return gather(
+        from_git=data.from_git,
+        sources=data.sources,
+        train_file=data.train_file,
+        eval_file=data.eval_file,
+        patterns=data.patterns,
+        languages=tuple(name.strip() for name in (data.language or "").split(",") if name.strip()),
+        eval_fraction=data.eval_fraction,
+        max_samples=data.max_samples,
+        max_eval_samples=data.max_eval_samples,
+        seed=config.training.seed,
+    )
