@@ -12,7 +12,8 @@ EXAMPLES = """\
   neuralforge train --dataset ./training-data.jsonl --rank 16 --epochs 5
   neuralforge train --config training-config.yaml --tensorboard ./logs --checkpoint-dir ./checkpoints
   neuralforge train --config training-config.yaml --dry-run
-  neuralforge train --from-git ./my-project --resume auto"""
+  neuralforge train --from-git ./my-project --resume auto
+  neuralforge train --server nf://build-box:8470 --config configs/client.yaml"""
 
 OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "data": (
@@ -69,6 +70,11 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--checkpoint-dir", "output.checkpoint_dir", "DIR", "default: DIR/.neuralforge/NAME"),
         ("--tensorboard", "output.tensorboard", "DIR", "write TensorBoard's event files here"),
         ("--resume", "output.resume", "WHEN", "auto: go on from the last checkpoint"),
+    ),
+    "federation": (
+        ("--server", "federation.server", "ADDRESS", "take part in this federation: nf://host:port, or its name"),
+        ("--policy", "federation.policy", "FILE", "what this machine agrees to, see configs/site_policy.yaml"),
+        ("--max-rank", "federation.max_rank", "R", "train at most at this rank, whatever the federation's is"),
     ),
 }
 """Group -> option, the configuration key that it sets, what it takes (nothing: a switch; DIR…: repeatedly), help."""

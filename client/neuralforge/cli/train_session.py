@@ -8,10 +8,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,6 +28,7 @@ from neuralforge_common.config.load import ResolvedConfig, flatten, resolve_trai
 from neuralforge_common.config.schema import TrainConfig
 from neuralforge_common.errors import ConfigError, StorageError
 from neuralforge_common.folder import check_replaceable
+from neuralforge_common.stop import StopRequest
 
 if TYPE_CHECKING:
     from neuralforge.training.trainer import LoRATrainer, TrainResult
@@ -47,38 +46,16 @@ class Debugging:
     track_gradients: bool = False
 
 
-class StopRequest:
-    """Ctrl-C and SIGTERM, remembered: the step at hand is finished and saved. A second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.signal is not None
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Listen for as long as the block runs."""
-        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-
 def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
     """Run a whole training; returns the exit status."""
     console = plain_console(soft_wrap=not sys.stdout.isatty())
     resolved = _resolve(file, overrides)
     config = resolved.config
     _check_writable(config)
+    if config.federation.server is not None:
+        from neuralforge.cli.federated_session import take_part
+
+        return take_part(resolved, log_level=debugging.log_level)
     _print_notices(resolved, console)
     dataset = _read(config)
     console.print(dataset_table(dataset.report))
@@ -109,8 +86,13 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     for key, value in flatten(config).items():
         table.add_row(key, "" if value is None else str(value), str(resolved.origins[key]))
     console.print(table)
-    _print_notices(resolved, console)
     dataset = _read(config)
+    if config.federation.server is not None:
+        from neuralforge.cli.federated_session import preview
+
+        preview(resolved, dataset, console)
+        return 0
+    _print_notices(resolved, console)
     console.print(dataset_table(dataset.report))
     training = config.training
     batches = -(-len(dataset.train) // training.batch_size)

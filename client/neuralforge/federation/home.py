@@ -151,14 +151,22 @@ def open_federation(address: FederationAddress | None, *, home: Path) -> JoinedF
 
 
 def _with_keys(folder: Path, record: FederationRecord) -> JoinedFederation:
+    try:
+        return _read_keys(folder, record)
+    except NeuralForgeError as error:
+        error.hint = error.hint or _rejoin(folder, record)  # a mode that is too loose has a way out of its own
+        raise
+
+
+def _read_keys(folder: Path, record: FederationRecord) -> JoinedFederation:
     authority_pem = _read(folder / AUTHORITY)
     try:
         authority = read_certificate(authority_pem, str(folder / AUTHORITY))
         certificate = read_certificate(_read(folder / CERTIFICATE), str(folder / CERTIFICATE))
     except FederationError as error:
-        raise StorageError(error.message, hint=_rejoin(folder, record)) from error
+        raise StorageError(error.message) from error
     if fingerprint(authority) != record.fingerprint:
-        raise StorageError(f"{folder / AUTHORITY} is not the authority that was pinned", hint=_rejoin(folder, record))
+        raise StorageError(f"{folder / AUTHORITY} is not the authority that was pinned")
     key = read_private_key(read_private_file(folder / KEY), str(folder / KEY))
     if key.public_key() != certificate.public_key() and (folder / NEXT_KEY).exists():
         # A change of keys stopped after the new certificate came in: the key that belongs to it takes its place.
@@ -166,7 +174,7 @@ def _with_keys(folder: Path, record: FederationRecord) -> JoinedFederation:
         if key.public_key() == certificate.public_key():
             (folder / NEXT_KEY).replace(folder / KEY)
     if key.public_key() != certificate.public_key():
-        raise StorageError(f"{folder / CERTIFICATE} is not for {KEY} beside it", hint=_rejoin(folder, record))
+        raise StorageError(f"{folder / CERTIFICATE} is not for {KEY} beside it")
     return JoinedFederation(folder=folder, record=record, authority_pem=authority_pem, certificate=certificate, key=key)
 
 
