@@ -343,7 +343,7 @@ class FederatedLoRA(Strategy):
         raise FederationError(
             f"round {round_number} stayed below its quorum of {self.terms.needed} clients "
             f"in {self.terms.max_attempts} attempts",
-            hint="nf-server status says who was refused and why; nf-server start goes on from the committed rounds",
+            hint="the record says who was refused and why; another start goes on from the committed rounds",
         )
 
     def _score(self, grid: Grid, round_number: int) -> MetricRecord | None:
@@ -426,6 +426,8 @@ class FederatedLoRA(Strategy):
         messages = questions(clients, content, kind=kind, group=group, deadline=deadline)
         for reply in self._replies(grid, messages, deadline):
             yield answer_of(askers(messages, clients)[reply.metadata.reply_to_message_id], reply)
+        if self._stop():
+            raise Stopped
 
     def _is_welcome(self, attempt: _Attempt, client: str) -> bool:
         return client in self._roster([node for node, name in attempt.clients.items() if name == client]).values()

@@ -69,8 +69,10 @@ class FederationRecord:
             FederationAddress(host=record.host, port=record.port, fingerprint=record.fingerprint)
             for port in (record.member_port, record.fleet_port):
                 FederationAddress(host=record.host, port=port)
-        except (AdapterError, UsageError) as error:
-            raise FederationError(error.message, hint="join again in a fresh folder") from error
+        except (AdapterError, FederationError, UsageError) as error:
+            raise FederationError(
+                error.message, hint="have this machine revoked and invited again, remove the folder, and join"
+            ) from error
         return record
 
     @property

@@ -37,6 +37,7 @@ class ResidentModel:
         self._fp16 = fp16
         self._base: tuple[str, BaseModel] | None = None
         self._trainer: tuple[AdapterSpec, int, LoRATrainer, AdapterLayout] | None = None
+        self._targets: dict[str | tuple[str, ...], tuple[str, ...]] = {}
 
     def base(self, asked: str) -> BaseModel:
         """The base of this machine, or the one that is asked for where none is configured; raises ModelError."""
@@ -44,6 +45,7 @@ class ResidentModel:
         if self._base is None or self._base[0] != name:
             self._drop()
             self._base = None  # never two at once
+            self._targets.clear()
             self._base = (name, self._load(name))
         return self._base[1]
 
@@ -57,11 +59,13 @@ class ResidentModel:
             ModelError: the base cannot be loaded.
         """
         model = self.base(base)
-        self._drop()  # PEFT's wrappers would hide the names
-        try:
-            targets = resolve_targets(model.model, target_modules)
-        except ModelError as fault:
-            raise FederationError(fault.message, hint=fault.hint) from fault
+        asked = target_modules if isinstance(target_modules, str) else tuple(target_modules)
+        if asked not in self._targets:
+            self._drop()  # PEFT's wrappers would hide the names
+            try:
+                self._targets[asked] = resolve_targets(model.model, asked).names
+            except ModelError as fault:
+                raise FederationError(fault.message, hint=fault.hint) from fault
         return AdapterSpec(
             base=base,
             base_revision=model.revision,
@@ -69,7 +73,7 @@ class ResidentModel:
             rank=rank,
             alpha=2.0 * rank if alpha is None else alpha,
             dropout=dropout,
-            target_modules=targets.names,
+            target_modules=self._targets[asked],
             task="seq2seq" if model.is_encoder_decoder else "causal",
         )
 

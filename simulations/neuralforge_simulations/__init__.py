@@ -1,0 +1,1 @@
+"""Federations on one machine: the real client and the real coordinator, virtual developers."""
