@@ -1,11 +1,26 @@
 """The same rounds as an ordinary Flower app, for a site that runs its own SuperLink and decides who may join it.
 
+Everything is installed on every machine, so that nothing is fetched when it runs. Paths are absolute, as Flower's
+programs work in folders of their own; `--insecure` is for one machine, elsewhere TLS and `--enable-supernode-auth`.
+
+    flower-superlink --insecure --disable-runtime-dependency-installation
+    flower-supernode --insecure --superlink 127.0.0.1:8000 --node-config 'config="/home/ann/client.yaml"'
+    flwr run configs/flower-app team --stream --run-config 'config="/srv/server.yaml" directory="/srv/nf-server"'
+
+`team` is a connection in Flower's own configuration, $FLWR_HOME/config.toml:
+
+    [superlink.team]
+    address = "127.0.0.1:8000"
+    insecure = true
+
 Run configuration: `config`, the path of a server.yaml on the machine where the ServerApp runs (its `listen` section is
-Flower's business here), and `directory`, the state folder (0700, made where it is missing).
+Flower's business here), and `directory`, the state folder (0700, made where it is missing). The next `flwr run` with
+the same folder goes on after the last committed round.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,7 +31,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from neuralforge_server.cli.progress import FederationProgress
 from neuralforge_server.config_rules import resolve_server_config
-from neuralforge_server.coordinator import ADAPTER, save_adapter, start_point
+from neuralforge_server.coordinator import ADAPTER, RECORDS, Records, save_adapter, start_point
 from neuralforge_server.from_config import method_of, terms_of
 from neuralforge_server.ledger import Ledger
 from neuralforge_server.strategy import FederatedLoRA
@@ -31,15 +46,14 @@ def main(grid: Grid, context: Context) -> None:
     directory = str(context.run_config.get("directory", "")) or "nf-server"
     config = resolve_server_config(Path(file) if file else None, {"storage.directory": directory}, os.environ).config
     folder = config.storage.directory
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     terms, method = terms_of(config), method_of(config)
-    with Ledger.open(folder) as ledger:
+    with Ledger.open(folder) as ledger, contextlib.closing(Records(folder / RECORDS)) as records:
         strategy = FederatedLoRA(
             terms,
             method,
             ledger,
             start_from=start_point(config.federation.start_from, terms, method),
-            observers=(FederationProgress(),),
+            observers=(FederationProgress(), records),
         )
         strategy.start(grid)
         save_adapter(folder / ADAPTER, terms, strategy.spec, strategy.state)

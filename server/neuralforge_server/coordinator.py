@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from io import RawIOBase
 from pathlib import Path
 
 from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterSpec
+from neuralforge_common.atomic import storage_errors
 from neuralforge_common.errors import FederationError
 from neuralforge_common.folder import read_adapter_folder, write_adapter_folder
+from neuralforge_common.key_files import PRIVATE_FILE
 from neuralforge_common.layout import AdapterLayout
 from neuralforge_server.aggregation.method import GlobalState, Method
 from neuralforge_server.aggregation.serve import served
@@ -57,6 +61,13 @@ class Members(threading.Thread):
         self._keys: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
         self._done = threading.Event()
+
+    def forget(self) -> None:
+        """Register everybody anew at the next turn: the SuperLink may have lost its own list."""
+        with self._lock:
+            self._revision = -1
+            self._keys.clear()
+            self._nodes.clear()
 
     def synchronise(self) -> None:
         """Register who joined, unregister who was revoked or rotated away."""
@@ -97,19 +108,43 @@ class Members(threading.Thread):
 
 
 class Records:
-    """An observer that writes every event as a line of `records.jsonl`, for people and for plots."""
+    """An observer that writes every event as a line of `records.jsonl`, for people and for plots.
+
+    A line that a coordinator before this one was killed over is taken away: every line is whole.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with storage_errors(path):
+            # Without a buffer: what a full disk refused must not be tried again when the file is closed.
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "rb+", 0)
+            self._file.truncate(_end_of_lines(self._file))
+            self._file.seek(0, os.SEEK_END)
 
     def __call__(self, event: Event) -> None:
         """Write the event."""
-        self._file.write(json.dumps({"kind": type(event).__name__, **asdict(event)}, default=str) + "\n")
-        self._file.flush()
+        line = json.dumps({"kind": type(event).__name__, **asdict(event)}, default=str) + "\n"
+        left = memoryview(line.encode())
+        with storage_errors(self._path):
+            while left:
+                left = left[self._file.write(left) :]
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _end_of_lines(file: RawIOBase) -> int:
+    """Where the last line that is whole ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - 4096)
+        file.seek(begin)
+        found = (file.read(end - begin) or b"").rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
 
 
 def run_federation(
@@ -169,6 +204,8 @@ def run_federation(
             except GridLost as fault:
                 _LOG.warning("the SuperLink lost our run (%s): beginning another one", fault)
                 supervisor.wait_healthy(HEALTHY_SECONDS)
+                members.forget()
+                members.synchronise()
         return save_adapter(state.path / ADAPTER, terms, strategy.spec, strategy.state)
 
 

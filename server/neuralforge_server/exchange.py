@@ -81,7 +81,7 @@ def replies(
 ) -> Iterator[Message]:
     """Push `messages`; yield each reply as it comes, and an error in the name of whoever is silent after `deadline` s.
 
-    Closing the iterator gives up on the rest.
+    Closing the iterator gives up on the rest, and so does a true `stop`.
     """
     pending: dict[str, Message] = {}
     ends = clock.now() + deadline
@@ -103,6 +103,8 @@ def replies(
             break
         if pending and not arrived:
             clock.sleep(POLL_SECONDS)
+    if stop():
+        return  # nobody was late
     for message in pending.values():
         yield _silent(message, f"no answer in {deadline:.0f} s")
 

@@ -27,52 +27,19 @@ from typing import Any, Self
 from neuralforge_common.atomic import storage_errors
 from neuralforge_common.errors import FederationError, StorageError
 from neuralforge_common.key_files import PRIVATE_FILE, check_private, make_private_folder
+from neuralforge_server.ledger_file import (
+    Execute,
+    check,
+    connect,
+    insert_commit,
+    open_or_rebuild,
+    sqlite_errors,
+    to_json,
+)
 from neuralforge_server.states import Entry, StateFiles
 
 DATABASE, LOCK = "rounds.db", "rounds.lock"
 KEPT_STATES = 5
-
-_VERSION = 1
-_SCHEMA = f"""
-PRAGMA user_version = {_VERSION};
-CREATE TABLE IF NOT EXISTS facts (
-    name TEXT PRIMARY KEY,
-    value TEXT NOT NULL              -- JSON
-) STRICT;
-CREATE TABLE IF NOT EXISTS attempts (
-    round INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    nonce TEXT NOT NULL UNIQUE,
-    begun TEXT NOT NULL,
-    PRIMARY KEY (round, attempt)
-) STRICT;
-CREATE TABLE IF NOT EXISTS commits (
-    round INTEGER PRIMARY KEY,
-    digest TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    figures TEXT NOT NULL,           -- JSON
-    committed TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS superseded (  -- commits whose state was damaged later, and that were made again
-    round INTEGER NOT NULL,
-    digest TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    figures TEXT NOT NULL,
-    committed TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS refusals (
-    round INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    client TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    message TEXT NOT NULL,
-    refused TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS scores (
-    round INTEGER PRIMARY KEY,
-    scores TEXT NOT NULL             -- JSON
-) STRICT;
-"""
 
 Clock = Callable[[], datetime.datetime]
 
@@ -139,7 +106,7 @@ class Ledger:
         try:
             states = StateFiles(folder / "states")
             states.prepare()
-            connection, notices = _open_or_rebuild(folder / DATABASE, states)
+            connection, notices = open_or_rebuild(folder / DATABASE, states)
             ledger = cls(folder, connection, clock, lock)
             ledger._notices = notices
             ledger._find_head()
@@ -161,10 +128,10 @@ class Ledger:
         if not path.exists():
             raise StorageError(f"{folder}: no round was ever begun here", hint="nf-server start begins a federation")
         check_private(path)
-        connection = _connect(path)
+        connection = connect(path)
         try:
-            with _sqlite_errors(path):
-                _check(connection)
+            with sqlite_errors(path):
+                check(connection)
                 connection.execute("PRAGMA query_only = ON")
         except BaseException:
             connection.close()
@@ -195,7 +162,7 @@ class Ledger:
         Raises:
             FederationError: rounds are committed, and these facts are not theirs.
         """
-        wanted = {name: _json(value) for name, value in facts.items()}
+        wanted = {name: to_json(value) for name, value in facts.items()}
         with self._transaction() as execute:
             if execute("SELECT 1 FROM commits LIMIT 1").fetchone():
                 there = dict(execute("SELECT name, value FROM facts").fetchall())
@@ -237,14 +204,16 @@ class Ledger:
         if round_number != (expected := 0 if self._head is None else self._head + 1):
             raise ValueError(f"round {round_number} cannot be committed: the next one is {expected}")
         digest = self._states.write(state)
-        entry = Entry(round=round_number, digest=digest, size=len(state), figures=_json(figures), committed=self._now())
+        entry = Entry(
+            round=round_number, digest=digest, size=len(state), figures=to_json(figures), committed=self._now()
+        )
         self._states.write_entry(entry, self.facts())
         with self._transaction() as execute:
             # Only where states were damaged are there such rows; they are made again.
             execute("INSERT INTO superseded SELECT * FROM commits WHERE round >= ?", round_number)
             execute("DELETE FROM commits WHERE round >= ?", round_number)
             execute("DELETE FROM scores WHERE round >= ?", round_number)
-            _insert(execute, entry)
+            insert_commit(execute, entry)
             kept = _kept(execute)
         self._head = round_number
         self._notices.clear()
@@ -254,7 +223,7 @@ class Ledger:
     def note_scores(self, round_number: int, scores: Sequence[Mapping[str, object]]) -> None:
         """Notes what clients measured of a committed round's state."""
         with self._transaction() as execute:
-            execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", round_number, _json(list(scores)))
+            execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", round_number, to_json(list(scores)))
 
     # What it says
 
@@ -356,7 +325,7 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[Execute]:
-        with self._thread_lock, _sqlite_errors(self._path):
+        with self._thread_lock, sqlite_errors(self._path):
             yield self._execute
 
     @contextmanager
@@ -376,9 +345,6 @@ class Ledger:
         return self._connection.execute(statement, values)
 
 
-Execute = Callable[..., sqlite3.Cursor]
-
-
 def _lock(path: Path) -> int:
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
@@ -391,114 +357,17 @@ def _lock(path: Path) -> int:
             f"{path.parent} is in use by another coordinator" + (f" (process {holder})" if holder else ""),
             hint="one folder, one coordinator: stop the other one first",
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def _open_or_rebuild(path: Path, states: StateFiles) -> tuple[sqlite3.Connection, list[str]]:
-    notices: list[str] = []
-    is_new = not path.exists()
-    if not is_new:
-        check_private(path)
-        try:
-            return _prepared(path), notices
-        except sqlite3.OperationalError as error:
-            raise _unusable(path, error) from error
-        except sqlite3.DatabaseError as error:
-            aside = _set_aside(path)
-            notices.append(f"{path} was damaged ({error}); it lies in {aside.name} now")
-    entries, facts = states.entries()
-    with storage_errors(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
-    with _sqlite_errors(path):
-        connection = _prepared(path)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for name, value in facts.items():
-                connection.execute("INSERT INTO facts VALUES (?, ?)", (name, _json(value)))
-            for entry in entries:
-                _insert(lambda statement, *values: connection.execute(statement, values), entry)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-    if entries:
-        notices.append(
-            f"{path} was made anew from {states.folder}: rounds {', '.join(str(entry.round) for entry in entries)}; "
-            "what older rounds were like is in records.jsonl"
-        )
-    elif not is_new:
-        notices.append("no committed round was found beside it: the federation begins anew")
-    return connection, notices
-
-
-def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside
-
-
-def _prepared(path: Path) -> sqlite3.Connection:
-    connection = _connect(path)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's cache
-        _check(connection)
-        connection.executescript(_SCHEMA)
+        with storage_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except BaseException:
-        connection.close()
+        os.close(descriptor)
         raise
-    return connection
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _VERSION):
-        raise StorageError(
-            f"the ledger is of version {version}, this program writes {_VERSION}", hint="use the newer neuralforge"
-        )
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
-
-
-def _insert(execute: Execute, entry: Entry) -> None:
-    execute(
-        "INSERT INTO commits VALUES (?, ?, ?, ?, ?)",
-        *(entry.round, entry.digest, entry.size, entry.figures, entry.committed),
-    )
+    return descriptor
 
 
 def _kept(execute: Execute) -> dict[int, str]:
     """The rounds whose states are kept -> their digests: the newest few, and the beginning."""
     rows = execute("SELECT round, digest FROM commits ORDER BY round DESC").fetchall()
     return dict([*rows[:KEPT_STATES], *(row for row in rows[KEPT_STATES:] if row[0] == 0)])
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise _unusable(path, error) from error
-    except sqlite3.DatabaseError as error:
-        raise StorageError(
-            f"{path} is damaged: {error}", hint="stop the coordinator and start it again: it sets the damage aside"
-        ) from error
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> StorageError:
-    return StorageError(f"cannot use {path}: {error}", hint="is the disk full or read-only?")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,6 +122,8 @@ def renew_server_certificate(
     if not hosts:
         hosts = certificate_hosts(_certificate(path / SERVER, _read(path, SERVER)))
     _write_server_certificate(path, authority, tuple(dict.fromkeys((*hosts, *also))), now)
+    if not (path / SECRET).exists():
+        write_private_file(path / SECRET, secrets.token_bytes(32))
     return open_state_folder(path, now=now)
 
 
@@ -131,10 +134,12 @@ def open_state_folder(path: Path, *, now: datetime.datetime) -> ServerState:
         StorageError: a file is missing, damaged or readable by others, or a certificate has expired.
     """
     authority = _read_authority(path, now)
-    certificate = _certificate(path / SERVER, _read(path, SERVER))
-    key_pem = read_private_file(path / SERVER_KEY)
     renew = f"nf-server init --directory {path} --renew"
-    key = read_private_key(key_pem, str(path / SERVER_KEY))
+    with _way_out(f"{renew} --host NAME"):
+        certificate = _certificate(path / SERVER, _read(path, SERVER))
+    with _way_out(renew):
+        key_pem = read_private_file(path / SERVER_KEY)
+        key = read_private_key(key_pem, str(path / SERVER_KEY))
     if not is_issued_by(certificate, authority.certificate) or certificate.public_key() != key.public_key():
         raise StorageError(f"{path / SERVER} does not belong to {SERVER_KEY} and {AUTHORITY} beside it", hint=renew)
     if not certificate_hosts(certificate):
@@ -142,7 +147,8 @@ def open_state_folder(path: Path, *, now: datetime.datetime) -> ServerState:
     left = certificate.not_valid_after_utc - now
     if left <= datetime.timedelta(0):
         raise StorageError(f"{path / SERVER} expired on {certificate.not_valid_after_utc:%Y-%m-%d}", hint=renew)
-    secret = read_private_file(path / SECRET)
+    with _way_out(renew):
+        secret = read_private_file(path / SECRET)
     if len(secret) < 32:
         raise StorageError(
             f"{path / SECRET}: wanted 32 random bytes, got {len(secret)}", hint=f"delete it, then {renew}"
@@ -161,10 +167,12 @@ def _read_authority(path: Path, now: datetime.datetime) -> Authority:
     if not path.is_dir():
         raise StorageError(f"{path}: there is no federation here", hint=f"nf-server init --directory {path}")
     check_private(path)
-    certificate = _certificate(path / AUTHORITY, _read(path, AUTHORITY))
-    key = read_private_key(read_private_file(path / AUTHORITY_KEY), str(path / AUTHORITY_KEY))
-    if certificate.public_key() != key.public_key():
-        raise StorageError(f"{path / AUTHORITY_KEY} is not the key of {AUTHORITY}", hint="restore both from a backup")
+    made = (path / AUTHORITY).exists() or (path / AUTHORITY_KEY).exists()
+    with _way_out("restore both from a backup" if made else f"nf-server init --directory {path}"):
+        certificate = _certificate(path / AUTHORITY, _read(path, AUTHORITY))
+        key = read_private_key(read_private_file(path / AUTHORITY_KEY), str(path / AUTHORITY_KEY))
+        if certificate.public_key() != key.public_key():
+            raise StorageError(f"{path / AUTHORITY_KEY} is not the key of {AUTHORITY}")
     if certificate.not_valid_after_utc <= now:
         raise StorageError(f"{path / AUTHORITY} expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
     return Authority(certificate=certificate, key=key)
@@ -196,12 +204,21 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return (path / name).read_bytes()
     except OSError as error:
-        hint = f"nf-server init --directory {path}" if not (path / AUTHORITY).exists() else ""
-        raise StorageError(f"cannot read {path / name}: {error.strerror or error}", hint=hint) from error
+        raise StorageError(f"cannot read {path / name}: {error.strerror or error}") from error
 
 
 def _certificate(path: Path, pem: bytes) -> x509.Certificate:
     try:
         return read_certificate(pem, str(path))
     except FederationError as error:
-        raise StorageError(error.message, hint="restore it from a backup") from error
+        raise StorageError(error.message) from error
+
+
+@contextmanager
+def _way_out(hint: str) -> Iterator[None]:
+    """Says what to do where a file is missing or damaged; a mode that is too loose has a way out of its own."""
+    try:
+        yield
+    except StorageError as error:
+        error.hint = error.hint or hint
+        raise

@@ -34,7 +34,7 @@ DATABASE = "superlink.db"
 READY = b"ready\n"
 LOOPBACK = "127.0.0.1"
 
-_BIND_SECONDS = 3.0
+_BIND_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -174,7 +174,9 @@ def _listener(host: str, port: int) -> socket.socket:
             if error.errno == errno.EADDRINUSE and time.monotonic() < ends:
                 time.sleep(0.1)
                 continue
-            what = "is in use by another program" if error.errno == errno.EADDRINUSE else f"{error.strerror or error}"
+            what = (
+                "it is in use by another program" if error.errno == errno.EADDRINUSE else f"{error.strerror or error}"
+            )
             raise FederationError(
                 f"cannot listen on {endpoint(host, port)}: {what}", hint="choose other ports under listen:"
             ) from error

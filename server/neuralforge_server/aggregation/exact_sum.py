@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from neuralforge_common.adapter import FloatArray
 from neuralforge_common.errors import FederationError
-from neuralforge_server.aggregation.halves import in_halves
+from neuralforge_server.aggregation.walk import BLOCK, Walk
 
 DoubleArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -32,8 +32,7 @@ MAX_WEIGHT = 2**28
 """24 bits of a float32 times 28 of a weight fit into the 53 of a float64."""
 
 _LOWEST, _HIGHEST, _WIDTH = -32, 48, 16
-_BLOCK = 2**17
-TOGETHER = 4
+_TOGETHER = 4
 """Vectors that are added in one walk over the accumulator, which is twice as large as they are."""
 
 
@@ -69,10 +68,11 @@ class ExactSum:
         self.total_weight = 0
         self._bands: dict[int, _Band] = {}
         self._pending: list[tuple[FloatArray, int, _Band]] = []
-        self._scratch: dict[int, DoubleArray] = {}
+        self._walk: Walk | None = None
+        self._spare: list[DoubleArray] = []
 
     def add(self, values: FloatArray, weight: int = 1) -> None:
-        """Add weight·values; a few vectors are kept until they are added together, so do not write to them.
+        """Add weight·values: a few vectors at a time, in a thread beside, so do not write to them afterwards.
 
         Raises:
             FederationError: another size or type, a weight out of bounds, values that are not finite or so large that
@@ -93,8 +93,8 @@ class ExactSum:
         band.terms += 1
         self.total_weight += weight
         self._pending.append((values, weight, band))
-        if len(self._pending) == TOGETHER:
-            self._flush()
+        if len(self._pending) == _TOGETHER:
+            self._begin_walk()
 
     def mean(self) -> FloatArray:
         """The weighted mean, rounded to float32; raises FederationError where nothing was added."""
@@ -115,40 +115,51 @@ class ExactSum:
             self._bands[top] = _Band(top, np.zeros(self.size, np.int64))
         return self._bands[top]
 
-    def _flush(self) -> None:
+    def _begin_walk(self) -> None:
+        self._end_walk()
         pending, self._pending = self._pending, []
-        if pending:
-            in_halves(lambda begin, end: self._add_up(pending, begin, end), self.size)
+        self._walk = Walk(lambda begin, end: self._add_up(pending, begin, end), self.size)
+
+    def _end_walk(self) -> None:
+        if self._walk is not None:
+            self._walk.finish()
+            self._walk = None
 
     def _add_up(self, pending: list[tuple[FloatArray, int, _Band]], begin: int, end: int) -> None:
-        # In blocks that stay in the cache: every vector is read from memory once, the accumulator once a walk.
-        if begin not in self._scratch:
-            self._scratch[begin] = np.empty(min(_BLOCK, end - begin))
-        for first in range(begin, end, _BLOCK):
-            last = min(first + _BLOCK, end)
-            products = self._scratch[begin][: last - first]
-            whole = products.view(np.int64)
-            for values, weight, band in pending:
-                np.copyto(products, values[first:last])
-                if weight != 1:
-                    np.multiply(products, float(weight), out=products)
-                np.add(products, band.magic, out=products)
-                bits = band.bits[first:last]
-                np.add(bits, whole, out=bits)
+        # Every vector is read from memory once, the accumulator once for a few of them.
+        scratch = self._borrow()
+        products = scratch[: end - begin]
+        whole = products.view(np.int64)
+        for values, weight, band in pending:
+            np.copyto(products, values[begin:end])
+            if weight != 1:
+                np.multiply(products, float(weight), out=products)
+            np.add(products, band.magic, out=products)
+            bits = band.bits[begin:end]
+            np.add(bits, whole, out=bits)
+        self._spare.append(scratch)
 
     def _read(self, mean: npt.NDArray[Any]) -> None:
         if not self.total_weight:
             raise FederationError("no update was added: there is no mean")
-        self._flush()
-        in_halves(lambda begin, end: self._read_some(mean, begin, end), self.size)
+        self._begin_walk()
+        self._end_walk()
+        Walk(lambda begin, end: self._read_block(mean, begin, end), self.size).finish()
 
-    def _read_some(self, mean: npt.NDArray[Any], begin: int, end: int) -> None:
-        bands = [self._bands[top] for top in sorted(self._bands)]  # the smallest first, always in this order
-        for first in range(begin, end, _BLOCK):
-            last = min(first + _BLOCK, end)
-            total = np.zeros(last - first)
-            for band in bands:
-                values = (band.bits[first:last] - band.surplus).astype(np.float64)
-                values *= band.grid
-                total += values
-            np.divide(total, self.total_weight, out=mean[first:last], casting="same_kind")
+    def _read_block(self, mean: npt.NDArray[Any], begin: int, end: int) -> None:
+        scratch = [self._borrow() for _ in range(3)]
+        multiples, values, total = scratch[0][: end - begin].view(np.int64), *(s[: end - begin] for s in scratch[1:])
+        total.fill(0)
+        for top in sorted(self._bands):  # the smallest first, always in this order
+            band = self._bands[top]
+            np.subtract(band.bits[begin:end], band.surplus, out=multiples)
+            np.copyto(values, multiples)
+            np.multiply(values, band.grid, out=values)
+            np.add(total, values, out=total)
+        np.divide(total, self.total_weight, out=total)
+        mean[begin:end] = total
+        self._spare.extend(scratch)
+
+    def _borrow(self) -> DoubleArray:
+        """A block of memory that no other thread uses; made anew it would cost more than the work in it."""
+        return self._spare.pop() if self._spare else np.empty(min(BLOCK, self.size))

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from neuralforge_common.adapter import FloatArray
 from neuralforge_common.layout import AdapterLayout
-from neuralforge_server.aggregation.exact_sum import TOGETHER, DoubleArray, ExactSum
-from neuralforge_server.aggregation.halves import WORTH_IT, in_halves
+from neuralforge_server.aggregation.exact_sum import DoubleArray, ExactSum
 
 _PROBES = 64
 _MOST = 16
@@ -68,8 +67,7 @@ class Sketch:
         self._layout = layout
         self._probes = min(_MOST, -(-_PROBES // len(layout.modules)))
         self._sum = ExactSum(sum(module.d_out for module in layout.modules) * self._probes)
-        self._pending: list[tuple[FloatArray, int]] = []
-        # Neighbours of one width are one matrix: fewer, larger products.
+        # Neighbours of one width are multiplied in one call.
         self._runs_a = _runs(module.d_in for module in layout.modules)
         self._runs_b = _runs(module.d_out for module in layout.modules)
         self._signs: dict[int, FloatArray] = {}
@@ -79,51 +77,36 @@ class Sketch:
             self._signs[width] = 2 * signs.astype(np.float32) - 1
 
     def add(self, delta: FloatArray, weight: int) -> None:
-        """Take in a delta of the whole adapter (layout.size,); a few are kept for a while, so do not write to it."""
-        self._pending.append((delta, weight))
-        if len(self._pending) == TOGETHER:
-            self._flush()
+        """Take in a delta of the whole adapter (layout.size,)."""
+        self._sum.add(self._products(delta), weight)
 
     def error(self, averaged: FloatArray, mean: FloatArray) -> float | None:
         """The relative error of serving `averaged`, the start plus the mean delta `mean`, both (layout.size,)."""
-        self._flush()
         covariance = self._sum.precise_mean() - self._products(mean)
         wanted = self._products(averaged) + covariance
         return relative(float(np.linalg.norm(covariance)), float(np.linalg.norm(wanted)))
 
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, []
-        found = [np.empty(0, np.float32)] * len(pending)
-
-        def work(begin: int, end: int) -> None:
-            for index in range(begin, end):
-                found[index] = self._products(pending[index][0])
-
-        in_halves(work, len(pending), even=1, worth_it=2 if self._layout.size >= WORTH_IT else len(pending) + 1)
-        for products, (_, weight) in zip(found, pending, strict=True):
-            self._sum.add(products, weight)
-
     def _products(self, vector: FloatArray) -> FloatArray:
         """B·(A·G) of every module in one vector."""
         layout, probes = self._layout, self._probes
-        projected = np.empty((probes, len(layout.modules) * layout.rank), np.float32)
+        projected = np.empty((probes, len(layout.modules), layout.rank, 1), np.float32)
         products = np.empty((probes, self._sum.size // probes), np.float32)
-        begin = row = 0
+        begin = first = 0
         for width, count in self._runs_a:
-            rows, size = count * layout.rank, count * layout.rank * width
-            matrix = vector[begin : begin + size].reshape(rows, width)
-            for probe, signs in enumerate(self._signs[width]):  # one by one: BLAS is faster at several such than at all
-                np.matmul(matrix, signs, out=projected[probe, row : row + rows])
-            begin, row = begin + size, row + rows
-        row = done = 0
+            size = count * layout.rank * width
+            matrices = vector[begin : begin + size].reshape(count, layout.rank, width)
+            # Vector by vector: BLAS takes longer for two at once than twice for one.
+            for probe, signs in enumerate(self._signs[width]):
+                np.matmul(matrices, signs[:, None], out=projected[probe, first : first + count])
+            begin, first = begin + size, first + count
+        first = done = 0
         for height, count in self._runs_b:
-            rows, size = count * layout.rank, count * layout.rank * height
+            size = count * layout.rank * height
             matrices = vector[begin : begin + size].reshape(count, height, layout.rank)
             for probe in range(probes):
-                factors = projected[probe, row : row + rows].reshape(count, layout.rank, 1)
                 produced = products[probe, done : done + count * height].reshape(count, height, 1)
-                np.matmul(matrices, factors, out=produced)
-            begin, row, done = begin + size, row + rows, done + count * height
+                np.matmul(matrices, projected[probe, first : first + count], out=produced)
+            begin, first, done = begin + size, first + count, done + count * height
         return products.reshape(-1)
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from neuralforge_common.layout import AdapterLayout, Part
+from neuralforge_common.low_rank import refactor
 from neuralforge_server.aggregation.deltas import stepped
 from neuralforge_server.aggregation.method import Aggregate, Fold, GlobalState
 from neuralforge_server.aggregation.optimizer import ServerOptimizer
 from neuralforge_server.aggregation.products import Cohort, ErrorMeter, ProductFold, empty_frozen, frozen_factors
-from neuralforge_server.aggregation.refactor import refactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

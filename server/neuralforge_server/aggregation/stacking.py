@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neuralforge_common.layout import AdapterLayout, Part
+from neuralforge_common.low_rank import refactor
 from neuralforge_server.aggregation.method import Aggregate, Fold, GlobalState
 from neuralforge_server.aggregation.products import Cohort, ErrorMeter, ProductFold, empty_frozen, frozen_factors
-from neuralforge_server.aggregation.refactor import refactor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

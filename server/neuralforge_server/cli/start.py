@@ -29,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from neuralforge_common.stop import StopRequest
     from neuralforge_server.cli.progress import FederationProgress
     from neuralforge_server.config_rules import resolve_server_config
-    from neuralforge_server.coordinator import run_federation
     from neuralforge_server.state_folder import CONFIG, open_state_folder
-    from neuralforge_server.strategy import Stopped
 
     overrides = {"federation.rounds": args.rounds, "storage.directory": args.directory}
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -44,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
     for notice in (*resolved.notices, *state.notices):
         progress.say(notice)
     progress.say(f"federation {config.federation.name} at {state.address(config.listen.port)}")
+    # Flower takes two seconds to import: not before what can be refused without it.
+    from neuralforge_server.coordinator import run_federation
+    from neuralforge_server.strategy import Stopped
+
     with StopRequest().listening() as stop:
         try:
             adapter = run_federation(config, state, observers=(progress,), stop=stop)

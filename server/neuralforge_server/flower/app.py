@@ -19,6 +19,7 @@ from flwr.supercore.logger import console_handler
 from flwr.supercore.state.schema.corestate_models import ObjectPushSessionRoot, Task
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
 from flwr.supercore.state.schema.objectstore_models import StoredObject
+from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
@@ -76,6 +77,7 @@ def build_superlink(database: Path, secret: bytes) -> Asgi:
     app = create_app(config, SuperLinkLifespan)
     state = cast(SqlLinkState, app.state.linkstate_factory.state())
     forgive_absence(state)
+    forget_earlier_sessions(state)
     later = threading.Timer(CONFIRM_SECONDS, deliver_again, (state, now()))
     later.daemon = True
     later.start()
@@ -86,9 +88,9 @@ def forgive_absence(state: SqlLinkState) -> None:
     """Makes a SuperLink that was killed go on where it was: nobody is held to what could not reach it meanwhile.
 
     The task of a run and the nodes get a fresh term in which to be heard. A reply leaves the database in the very call
-    that delivers it, so one that is marked delivered and still there never arrived, and is delivered again. One that was
-    announced and not uploaded whole is forgotten: its sender announces it again, which Flower would refuse once it was
-    handed over. Nobody else may use the database now.
+    that delivers it: one that is marked delivered and still there never arrived, and is delivered again. A reply that
+    was announced and not uploaded whole is forgotten: its sender announces it again. Nobody else may use the database
+    yet.
     """
     term = timedelta(seconds=HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL)
     with state.session() as session:
@@ -103,6 +105,33 @@ def forgive_absence(state: SqlLinkState) -> None:
         uploads = select(ObjectPushSessionRoot.root_object_id)
         session.execute(delete(MessageRes).where(MessageRes.message_id.in_(uploads)))
         session.execute(update(MessageRes).where(MessageRes.delivered_at != "").values(delivered_at=""))
+
+
+def forget_earlier_sessions(state: SqlLinkState) -> None:
+    """Makes a node that comes online anew answer for nothing that its earlier session was handed and took with it.
+
+    Flower tells whoever waits for such an answer only if it is asked for while the node is offline. A client that was
+    killed and started again tries to get in once a second: it is offline for a moment that goes by unseen, and the
+    round would wait until its deadline. Without its question the SuperLink says that there is none, and it is asked
+    again.
+    """
+    activate = state.activate_node
+    answered = select(MessageRes.reply_to_message_id).where(MessageRes.reply_to_message_id.is_not(None))
+
+    def activate_anew(node_id: int, heartbeat_interval: float) -> bool:
+        done = activate(node_id, heartbeat_interval)
+        if done:
+            with state.session() as session:
+                session.execute(
+                    delete(MessageIns).where(
+                        MessageIns.dst_node_id == uint64_to_int64(node_id),
+                        MessageIns.delivered_at != "",
+                        MessageIns.message_id.not_in(answered),
+                    )
+                )
+        return done
+
+    state.activate_node = activate_anew  # type: ignore[method-assign]
 
 
 def deliver_again(state: SqlLinkState, before: datetime) -> None:

@@ -15,8 +15,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 STALL_SECONDS = 60.0
 """For the next piece (5 MiB at most) of a reply to be there."""
-RETURN_SECONDS = 10.0
-"""The same, after the SuperLink was away: a sender that was cut off goes on by then, or has nowhere to go on."""
+RETURN_SECONDS = 15.0
+"""The same for one that was announced before the SuperLink was away: its sender goes on by then, or cannot."""
 
 
 class Unreadable(Exception):
@@ -40,7 +40,7 @@ class Arrival:
         self._names = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
         self._seen = 0
         self._size = 0
-        self._moved = time.monotonic()
+        self._announced = self._moved = time.monotonic()
 
     @property
     def message_id(self) -> str:
@@ -112,6 +112,6 @@ class Arrival:
         return metadata
 
     def _check_stall(self, back_since: float) -> None:
-        now = time.monotonic()
-        if now - self._moved > STALL_SECONDS or (back_since > self._moved and now - back_since > RETURN_SECONDS):
-            raise Stalled(f"nothing more of it came in {now - max(self._moved, back_since):.0f} s")
+        waited = time.monotonic() - max(self._moved, back_since)
+        if waited > (RETURN_SECONDS if back_since > self._announced else STALL_SECONDS):
+            raise Stalled(f"nothing more of it came in {waited:.0f} s")

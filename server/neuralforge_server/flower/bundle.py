@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 from flwr.cli.build import build_fab_from_files
@@ -12,6 +13,7 @@ def app_description() -> str:
     return files("neuralforge_server.flower").joinpath("flower_app.toml").read_text("utf-8")
 
 
+@cache
 def build_bundle() -> bytes:
     """The bundle; the same bytes every time."""
     content, _ = build_fab_from_files({"pyproject.toml": app_description().encode()})
