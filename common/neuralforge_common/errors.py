@@ -9,6 +9,7 @@
     ├── TrainingError           a run that cannot go on (a loss that is not finite, no examples left)
     ├── CheckpointError         a checkpoint that is damaged or belongs to another run
     ├── StorageError            the disk: full, read-only, not writable
+    ├── VaultError              an encrypted store: no key, another key, damaged
     └── FederationError         the other side of a federation: unreachable, unknown, another version, not allowed
 
 A message says what is wrong, what was found and what was wanted; the hint says the way out. Only the command
@@ -66,6 +67,10 @@ class CheckpointError(NeuralForgeError):
 
 class StorageError(NeuralForgeError):
     """A disk that is full, read-only or not writable."""
+
+
+class VaultError(NeuralForgeError):
+    """An encrypted store that cannot be opened: no key, another key, or damaged."""
 
 
 class FederationError(NeuralForgeError):

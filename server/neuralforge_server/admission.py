@@ -103,10 +103,11 @@ def admit(records: RecordDict, expectation: Expectation, *, client: str, seen: s
     except AdapterError as fault:
         raise Refused("wire", fault.message) from fault
     # 5. Numbers, and not too large.
-    _check_delta(delta, expectation.max_norm)
+    norm = _checked_norm(delta, expectation.max_norm)
     seen.add(client)
     weight = min(report.examples, expectation.max_weight) if expectation.weighting == "examples" else 1
-    return Update(client=client, rank=report.rank, part=expectation.part, delta=delta, weight=weight), report
+    update = Update(client=client, rank=report.rank, part=expectation.part, delta=delta, weight=weight, norm=norm)
+    return update, report
 
 
 def norm_bound(*, steps: int, learning_rate: float, size: int, history: Sequence[float]) -> float:
@@ -145,14 +146,15 @@ def _check_report(report: TrainReport, expectation: Expectation) -> None:
     wanted(report.loss is None or 0 <= report.loss < 1e4, "figures", "a loss in nats a token", report.loss)
 
 
-def _check_delta(delta: FloatArray, max_norm: float) -> None:
+def _checked_norm(delta: FloatArray, max_norm: float) -> float:
     # One pass: a NaN or an infinity anywhere shows in the sum of squares, and so does anything too large to square.
     with np.errstate(all="ignore"):
         square = float(np.dot(delta, delta))
     if square <= max_norm**2:
-        return
+        return math.sqrt(square)
     if not math.isfinite(square) and not np.isfinite(delta).all():
         raise Refused("not-finite", "the delta holds values that are not finite")
     norm = math.sqrt(float(np.square(delta, dtype=np.float64).sum()))
     if not norm <= max_norm:
         raise Refused("norm", f"the delta's norm is {norm:.4g}, at most {max_norm:.4g} is believed")
+    return norm

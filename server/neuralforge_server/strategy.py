@@ -25,13 +25,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from neuralforge_common.adapter import AdapterSpec, FloatArray
+from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.errors import FederationError
 from neuralforge_common.plan import RoundPlan, TrainReport
 from neuralforge_common.records import plan_to_records
 from neuralforge_server import events
 from neuralforge_server.admission import Expectation, Refused, admit, norm_bound
-from neuralforge_server.aggregation.method import Aggregate, GlobalState, Method
+from neuralforge_server.aggregation.method import Aggregate, GlobalState, Method, Update
 from neuralforge_server.aggregation.serve import served
 from neuralforge_server.aggregation.state_file import decode_state, encode_state
 from neuralforge_server.events import Observer, tell
@@ -78,8 +78,9 @@ class _Attempt:
     def client_of(self, reply: Message) -> str:
         return askers(self.messages, self.clients).get(reply.metadata.reply_to_message_id, "")
 
-    def accept(self, client: str, delta: FloatArray, report: TrainReport) -> None:
-        self.norms[client] = math.sqrt(float(delta @ delta))
+    def accept(self, update: Update, report: TrainReport) -> None:
+        norm = update.norm if update.norm is not None else math.sqrt(float(update.delta @ update.delta))
+        self.norms[update.client] = norm
         if report.loss is not None:
             self._losses.append((report.loss, report.tokens))
 
@@ -210,7 +211,7 @@ class FederatedLoRA(Strategy):
                 self._turn(server_round, client, refusal.reason, refusal.message)
                 continue
             fold.add(update)
-            attempt.accept(client, update.delta, report)
+            attempt.accept(update, report)
             size = sum(len(array.data) for record in answer.content.array_records.values() for array in record.values())
             norm = attempt.norms[client]
             tell(

@@ -82,6 +82,7 @@ def test_an_honest_reply_passes(wire: str, rank: int) -> None:
     assert (
         np.abs(update.delta - delta).max() <= {"fp32": 0, "fp16": 1e-4, "int8": 0.5 * np.abs(delta).max() / 127}[wire]
     )
+    assert update.norm == pytest.approx(np.linalg.norm(update.delta.astype(np.float64)), rel=1e-5)
     assert seen == {"ada"}
 
 

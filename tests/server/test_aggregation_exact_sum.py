@@ -66,6 +66,23 @@ def test_means_of_ordinary_deltas_are_rounded_once() -> None:
     assert found.total_weight == sum(weights)
 
 
+@given(data=st.data(), pairs=terms)
+def test_a_norm_that_is_known_gives_the_same_mean_in_every_order(
+    pairs: list[tuple[list[float], int]], data: st.DataObject
+) -> None:
+    def with_norms(given_pairs: list[tuple[list[float], int]]) -> npt.NDArray[np.float64]:
+        found = ExactSum(3)
+        for values, weight in given_pairs:
+            vector = np.array(values, np.float32)
+            found.add(vector, weight, norm=float(np.linalg.norm(vector)))
+        return found.precise_mean()
+
+    found = with_norms(pairs)
+    assert found.tobytes() == with_norms(data.draw(st.permutations(pairs))).tobytes()
+    largest = max(abs(value) for values, _ in pairs for value in values)
+    assert np.abs(found - total(pairs).precise_mean()).max() <= 2.0**-33 * largest + 2.0**-80
+
+
 @pytest.mark.parametrize("size", [2**19 + 130, 2**20 + 1])
 def test_two_threads_give_the_bits_of_one(size: int) -> None:
     random = np.random.default_rng(1)
@@ -97,6 +114,12 @@ def test_what_cannot_be_added_exactly_is_refused_and_changes_nothing(bad: float)
         found.add(np.array([0, bad, 0], np.float32))
     assert found.mean().tolist() == [1, 1, 1]
     assert found.total_weight == 2
+
+
+def test_a_norm_that_is_not_finite_is_refused() -> None:
+    for norm in (np.nan, np.inf, 1e30):
+        with pytest.raises(FederationError, match="cannot be added"):
+            ExactSum(3).add(np.ones(3, np.float32), norm=norm)
 
 
 @pytest.mark.parametrize("weight", [0, -1, MAX_WEIGHT + 1, 10**12])

@@ -70,7 +70,7 @@ class _MeanFold:
         if update.client in self._clients:
             raise FederationError(f"{update.client} has an update in this round already")
         delta = at_full_rank(update, self._state.layout, self._part)
-        self._sum.add(delta, update.weight)
+        self._sum.add(delta, update.weight, norm=update.norm)
         if self._sketch is not None:
             self._sketch.add(delta, update.weight)
         self._clients.add(update.client)

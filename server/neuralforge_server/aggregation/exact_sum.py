@@ -8,9 +8,9 @@ Floating-Point Summation", whose bins these bands are). Whole-number arithmetic 
 number itself are taken off once, at the end.
 
 The grid depends on the vector alone, never on who came before: vectors are sorted into bands of 16 binary orders of
-magnitude by their own max |w·x|, each band with its own grid and accumulator. An honest round fills one or two bands; a
-hostile one at most six. What rounding leaves out of a vector is below 2⁻³⁵ of its largest value, a tenth of a percent
-of what float32 itself leaves out there.
+magnitude by their own max |w·x| (or norm), each band with its own grid and accumulator. An honest round fills one or
+two bands; a hostile one at most six. What rounding leaves out of a value is below 2⁻³⁵ of the vector's largest (or of
+its norm): even over millions of values less than float32 leaves out.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ MAX_WEIGHT = 2**28
 """24 bits of a float32 times 28 of a weight fit into the 53 of a float64."""
 
 _LOWEST, _HIGHEST, _WIDTH = -32, 48, 16
+_NORM_SLACK = 1.001
 _TOGETHER = 4
 """Vectors that are added in one walk over the accumulator, which is twice as large as they are."""
 
@@ -71,8 +72,10 @@ class ExactSum:
         self._walk: Walk | None = None
         self._spare: list[DoubleArray] = []
 
-    def add(self, values: FloatArray, weight: int = 1) -> None:
-        """Add weight·values: a few vectors at a time, in a thread beside, so do not write to them afterwards.
+    def add(self, values: FloatArray, weight: int = 1, *, norm: float | None = None) -> None:
+        """Add weight·values: a few vectors at a time, in threads beside, so do not write to them afterwards.
+
+        `norm` is the Euclidean norm of the values, to float32's precision, where the caller has measured it.
 
         Raises:
             FederationError: another size or type, a weight out of bounds, values that are not finite or so large that
@@ -82,8 +85,11 @@ class ExactSum:
             raise FederationError(f"wanted {self.size:,} float32 values, got {values.shape} of {values.dtype}")
         if not 1 <= weight <= MAX_WEIGHT:
             raise FederationError(f"wanted a weight from 1 to {MAX_WEIGHT:,}, got {weight}")
-        # max and not a norm: it does not depend on how many threads looked for it. A NaN comes through it.
-        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0))) * weight
+        # No value is larger than the norm, and a NaN comes through both.
+        if norm is None:
+            largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0))) * weight
+        else:
+            largest = norm * _NORM_SLACK * weight
         if not largest < 2.0**_HIGHEST:
             raise FederationError(f"values as large as {largest:g} cannot be added up exactly")
         band = self._band(largest)

@@ -30,7 +30,8 @@ class Update:
     """One admitted delta: `delta` is a part of the adapter at the client's own `rank`, after − before, float32.
 
     A client of a lower rank trained the first `rank` components of the state (see `AdapterLayout.resized`).
-    `weight` is a whole number ≥ 1. Updates are told apart and ordered by `client`.
+    `weight` is a whole number ≥ 1. Updates are told apart and ordered by `client`. `norm` is the delta's Euclidean
+    norm, to float32's precision, where admission has measured it: so that nobody reads the delta again for it.
     """
 
     client: str
@@ -38,6 +39,7 @@ class Update:
     part: Part
     delta: FloatArray
     weight: int = 1
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
