@@ -196,7 +196,8 @@ class Ledger:
     def commit(self, round_number: int, state: bytes, figures: Mapping[str, object]) -> str:
         """Makes a round count: afterwards `state` is what `latest` gives, whatever happens. Returns its digest.
 
-        `round_number` is the one after the latest, or 0. Under "norms" the figures may hold the norms of the updates.
+        `round_number` is the one after the latest, or 0. Under "norms" the figures may hold the norms of the updates,
+        under "part" what they were updates of.
 
         Raises:
             StorageError: the disk refuses; what was committed before is as it was.
@@ -246,14 +247,18 @@ class Ledger:
             (digest,) = execute("SELECT digest FROM commits WHERE round = ?", self._head).fetchone()
         return Latest(round=self._head, state=self._states.read(digest), notices=tuple(self._notices))
 
-    def norms(self, rounds: int) -> tuple[float, ...]:
-        """The norms of the updates in the newest `rounds` committed rounds, oldest first."""
+    def norms(self, rounds: int, *, part: str) -> tuple[float, ...]:
+        """The norms of the updates of a part in the newest `rounds` committed rounds of that part, oldest first.
+
+        Parts are kept apart: an A that barely moves would make every B look too long.
+        """
         with self._reading() as execute:
             rows = execute(
                 "SELECT figures FROM commits WHERE round > 0 AND round <= ? ORDER BY round DESC LIMIT ?",
-                *(-1 if self._head is None else self._head, rounds),
+                *(-1 if self._head is None else self._head, 2 * rounds),
             ).fetchall()
-        return tuple(float(norm) for (text,) in reversed(rows) for norm in json.loads(text).get("norms", ()))
+        same = [figures for (text,) in rows if (figures := json.loads(text)).get("part") == part][:rounds]
+        return tuple(float(norm) for figures in reversed(same) for norm in figures.get("norms", ()))
 
     def rounds(self) -> tuple[CommittedRound, ...]:
         """Every committed round, in order."""

@@ -227,7 +227,11 @@ class FederatedLoRA(Strategy):
         # 7. The state to the disk, then the row that makes it count.
         aggregate = fold.finish()
         figures = attempt.figures(aggregate)
-        self._ledger.commit(server_round, encode_state(aggregate.state), figures | {"norms": [*attempt.norms.values()]})
+        self._ledger.commit(
+            server_round,
+            encode_state(aggregate.state),
+            figures | {"norms": [*attempt.norms.values()], "part": attempt.plan.part},
+        )
         self._state = aggregate.state
         tell(
             self._observers,
@@ -367,7 +371,7 @@ class FederatedLoRA(Strategy):
             # Passes over data whose size only the client knows: nothing can be derived from steps.
             steps = plan.steps if plan.steps is not None else UNKNOWN_STEPS
             size = self.state.layout.part_size(plan.part)
-            history = self._ledger.norms(REMEMBERED_ROUNDS)
+            history = self._ledger.norms(REMEMBERED_ROUNDS, part=plan.part)
             bound = norm_bound(steps=steps, learning_rate=plan.learning_rate, size=size, history=history)
         return Expectation(
             round=plan.round,

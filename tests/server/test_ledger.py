@@ -59,7 +59,7 @@ def test_a_new_ledger_has_nothing_to_go_on_from(folder: Path) -> None:
         assert ledger.latest() is None
         assert ledger.facts() == {}
         assert ledger.rounds() == ()
-        assert ledger.norms(5) == ()
+        assert ledger.norms(5, part="both") == ()
 
 
 def test_what_was_committed_is_there_when_it_is_opened_again(three_rounds: Path) -> None:
@@ -129,9 +129,9 @@ def test_nonces_are_never_the_same_and_attempts_are_counted(folder: Path) -> Non
 def test_norms_of_the_newest_rounds_are_remembered_oldest_first(folder: Path) -> None:
     with Ledger.open(folder) as ledger:
         for number in range(5):
-            ledger.commit(number, state_of(number), {"norms": [number, number + 0.5]})
-        assert ledger.norms(2) == (3.0, 3.5, 4.0, 4.5)
-        assert ledger.norms(99) == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
+            ledger.commit(number, state_of(number), {"norms": [number, number + 0.5], "part": "both"})
+        assert ledger.norms(2, part="both") == (3.0, 3.5, 4.0, 4.5)
+        assert ledger.norms(99, part="both") == (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5)
 
 
 def test_scores_belong_to_their_round(three_rounds: Path) -> None:
@@ -212,10 +212,10 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_says_so(three_ro
 
 def test_norms_of_a_round_that_has_to_be_made_again_do_not_count(folder: Path) -> None:
     with Ledger.open(folder) as ledger:
-        commit(ledger, range(3), norms=[1.0])
+        commit(ledger, range(3), norms=[1.0], part="both")
         flip_a_byte(state_file(folder, 2))
     with Ledger.open(folder) as ledger:
-        assert ledger.norms(9) == (1.0,)
+        assert ledger.norms(9, part="both") == (1.0,)
 
 
 def test_no_sound_state_at_all_is_an_error_and_not_a_new_beginning(three_rounds: Path) -> None:
@@ -333,7 +333,7 @@ with Ledger.open(Path(sys.argv[1])) as ledger:
     while True:
         ledger.begin_attempt(number)
         ledger.refuse(number, "someone", "norm", "too long")
-        ledger.commit(number, random.Random(number).randbytes(200_000), {"norms": [number]})
+        ledger.commit(number, random.Random(number).randbytes(200_000), {"norms": [number], "part": "both"})
         print(number, flush=True)
         number += 1
 """
@@ -358,7 +358,7 @@ def check_after_kill(folder: Path, said: int) -> None:
         assert latest.state == state_of(latest.round)
         assert latest.notices == ()
         assert [each.round for each in ledger.rounds()] == list(range(latest.round + 1))
-        assert ledger.norms(1) == ((float(latest.round),) if latest.round else ())
+        assert ledger.norms(1, part="both") == ((float(latest.round),) if latest.round else ())
 
 
 def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_committed_state(folder: Path) -> None:

@@ -309,3 +309,12 @@ def test_too_few_clients_end_the_wait_with_one_line(tmp_path: Path) -> None:
     federation = Federation(tmp_path / "state", count=1)
     with pytest.raises(FederationError, match=r"wanted 3 clients for round 1, 1 came within 2 minutes"):
         federation.run(terms=replace(TERMS, patience=120.0))
+
+
+def test_where_a_moves_little_and_b_far_neither_is_taken_for_an_outlier(tmp_path: Path) -> None:
+    def train(plan: RoundPlan, state: FloatArray, client: int) -> FloatArray:
+        return drift(plan, state, client) * np.float32(5.0 if plan.part == "B" else 0.02)
+
+    federation = Federation(tmp_path / "state", method="alternating")
+    federation.run(clients(train), replace(TERMS, rounds=8))
+    assert federation.turned() == []
