@@ -23,6 +23,7 @@ from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
 from neuralforge.federation.home import JoinedFederation, client_home
 from neuralforge.federation.membership import describe
 from neuralforge_common.config.load import ResolvedConfig
+from neuralforge_common.config.policy import load_site_policy
 from neuralforge_common.config.schema import TrainConfig
 from neuralforge_common.folder import read_adapter_folder
 from neuralforge_common.stop import StopRequest
@@ -114,6 +115,8 @@ def preview(resolved: ResolvedConfig, dataset: Dataset, console: Console) -> Non
 def _joined(config: TrainConfig) -> JoinedFederation:
     from neuralforge.federation.session import find_federation
 
+    if config.federation.policy:
+        load_site_policy(config.federation.policy)  # what is wrong with it is said now, before anybody is asked
     return find_federation(config.federation.server, home=config.federation.home or client_home())
 
 

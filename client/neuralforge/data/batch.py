@@ -5,11 +5,12 @@ Nothing is drawn from a stream, so a resumed run needs no generator state to see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from neuralforge.data.soft import SoftTargets
 from neuralforge.data.tokens import TokenizedExample
 
 WINDOW_BATCHES = 64
@@ -18,9 +19,10 @@ WINDOW_BATCHES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Examples for one forward and backward pass."""
+    """Examples for one forward and backward pass; `soft` says by index which of them are learnt in another way."""
 
     examples: tuple[TokenizedExample, ...]
+    soft: Mapping[int, SoftTargets] = field(default_factory=dict, hash=False)
 
     @property
     def targets(self) -> int:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 
 from neuralforge.data.batch import Batch
+from neuralforge.data.soft import TopLogits
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.loss import TokenScores
 
@@ -50,11 +51,18 @@ class Engine(Protocol):
     precision: str
 
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
-        """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats."""
+        """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats.
+
+        The loss is cross-entropy, and what `batch.soft` says for the examples that it names.
+        """
         ...
 
     def score(self, batch: Batch) -> list[ExampleScore]:
         """Losses and hits of each example, nothing learnt, no dropout."""
+        ...
+
+    def top_logits(self, batch: Batch, *, k: int) -> dict[int, TopLogits]:
+        """By example index: the k largest logits at each target, nothing learnt, no dropout."""
         ...
 
     def unscale(self) -> bool:
@@ -79,6 +87,20 @@ def split_scores(examples: Sequence[TokenizedExample], scores: TokenScores) -> l
             )
         )
         first = last
+    return result
+
+
+def split_logits(examples: Sequence[TokenizedExample], ids: torch.Tensor, values: torch.Tensor) -> dict[int, TopLogits]:
+    """Ids and values (N, k) of concatenated targets -> those of each example, by its index."""
+    numbers = ids.to("cpu", torch.int32).numpy()
+    limit = torch.finfo(torch.float16).max
+    logits = values.clamp(-limit, limit).to("cpu", torch.float16).numpy()
+    result = {}
+    first = 0
+    for example in examples:
+        rows = slice(first, first + example.targets)
+        result[example.index] = TopLogits(ids=numbers[rows], values=logits[rows])
+        first = rows.stop
     return result
 
 

@@ -73,15 +73,18 @@ class FlatParameters:
             raise ModelError("the flat gradient was dropped: zero it in place, not with set_to_none=True")
         return self.vector.grad
 
-    def mask(self, sides: str = "AB", *, components: int | None = None) -> torch.Tensor:
-        """Of the vector's size: True at the matrices of these sides, at their first `components` of the rank alone."""
+    def mask(self, sides: str = "AB", *, components: int | None = None, skip: int = 0) -> torch.Tensor:
+        """Of the vector's size: True at the matrices of these sides, at their first `components` of the rank alone.
+
+        Of those the first `skip` are left out: what earlier tasks have learnt.
+        """
         mask = torch.zeros(self.vector.shape, dtype=torch.bool, device=self.vector.device)
         for name, place in self.places.items():
             matrix = place.of(mask)
             if ".lora_A." in name and "A" in sides:
-                matrix[:components] = True
+                matrix[skip:components] = True
             elif ".lora_B." in name and "B" in sides:
-                matrix[:, :components] = True
+                matrix[:, skip:components] = True
         return mask
 
     def load(self, values: torch.Tensor) -> None:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from neuralforge.data.batch import Batch, epoch_batches
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.evaluation.metrics import Evaluation, score_all, summarize
 from neuralforge.training.checkpoint import Checkpoint, CheckpointFolder, Counters
 from neuralforge.training.engine import Engine
 from neuralforge.training.events import CheckpointSaved, Evaluated, Observer, RunFinished, StepDone, tell
 from neuralforge.training.flat import FlatParameters
-from neuralforge.training.penalty import Penalty
+from neuralforge.training.penalty import Penalty, Settling
 from neuralforge.training.schedule import Scheduler
+from neuralforge.training.source import BatchSource
 from neuralforge_common.errors import TrainingError
 
 ADAM_BETAS = (0.9, 0.999)
@@ -44,13 +44,8 @@ class Plan:
     track_gradients: bool = False
 
 
-def steps_per_epoch(examples: int, *, batch_size: int, accumulation: int) -> int:
-    """Optimizer steps that see every example once; the last ones may be smaller."""
-    return math.ceil(math.ceil(examples / batch_size) / accumulation)
-
-
 class Loop:
-    """One run over one dataset, from where `counters` stand. Call `restore` first to go on from a checkpoint.
+    """One run over the batches of `source`, from where `counters` stand; `restore` first to go on from a checkpoint.
 
     `trainable` is a mask of the flat vector: values where it is False are the same at the end, to the last bit.
     """
@@ -62,7 +57,7 @@ class Loop:
         plan: Plan,
         scheduler: Scheduler,
         *,
-        train: Sequence[TokenizedExample],
+        source: BatchSource,
         evaluation: Sequence[TokenizedExample],
         counters: Counters,
         checkpoints: CheckpointFolder | None,
@@ -74,7 +69,7 @@ class Loop:
         self._flat = flat
         self._plan = plan
         self._scheduler = scheduler
-        self._train = train
+        self._source = source
         self._evaluation = evaluation
         self.counters = counters
         self._checkpoints = checkpoints
@@ -82,8 +77,6 @@ class Loop:
         self._penalties = penalties
         self._trainable = trainable
         self._before = flat.vector.detach().clone() if trainable is not None else None
-        self._epoch: tuple[int, list[tuple[int, ...]]] = (-1, [])
-        self._per_epoch = steps_per_epoch(len(train), batch_size=plan.batch_size, accumulation=plan.accumulation)
         self._best = flat.vector.detach().clone()
         self._optimizer = torch.optim.AdamW(
             [flat.vector], lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=plan.weight_decay, fused=True
@@ -152,7 +145,7 @@ class Loop:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        batches = self._micro_batches(step)
+        batches = self._source.batches(step)
         targets = sum(batch.targets for batch in batches)
         self._flat.gradient.zero_()
         loss = 0.0
@@ -173,10 +166,12 @@ class Loop:
             )
         rate = self._scheduler(step)
         if usable:
-            if self._plan.max_grad_norm > 0 and norm > self._plan.max_grad_norm:
+            clipped = self._plan.max_grad_norm > 0 and norm > self._plan.max_grad_norm
+            if clipped:
                 self._flat.gradient.mul_(self._plan.max_grad_norm / norm)
             self._optimizer.param_groups[0]["lr"] = rate
             self._optimizer.step()
+            self._settle(rate * (self._plan.max_grad_norm / norm if clipped else 1.0))
             if self._trainable is not None and self._before is not None:
                 # A zero gradient is not enough: weight decay would still move what it is zero for.
                 self._flat.load(torch.where(self._trainable, self._flat.vector.detach(), self._before))
@@ -187,7 +182,7 @@ class Loop:
             StepDone(
                 step=step + 1,
                 total_steps=self._plan.total_steps,
-                epoch=(step + 1) / self._per_epoch,
+                epoch=(step + 1) / self._source.steps_per_epoch,
                 loss=loss / targets,
                 learning_rate=rate,
                 gradient_norm=norm,
@@ -198,14 +193,16 @@ class Loop:
             ),
         )
 
-    def _micro_batches(self, step: int) -> list[Batch]:
-        epoch, place = divmod(step, self._per_epoch)
-        if self._epoch[0] != epoch:
-            order = epoch_batches(self._train, batch_size=self._plan.batch_size, seed=self._plan.seed, epoch=epoch)
-            self._epoch = (epoch, order)
-        first = place * self._plan.accumulation
-        chosen = self._epoch[1][first : first + self._plan.accumulation]
-        return [Batch(examples=tuple(self._train[i] for i in batch)) for batch in chosen]
+    def _settle(self, rate: float) -> None:
+        settling = [term for term in self._penalties if isinstance(term, Settling)]
+        if not settling:
+            return
+        # What AdamW makes of a gradient: rate · m / (√v + ε), both moments corrected for their start at zero.
+        state = self._optimizer.state[self._flat.vector]
+        correction = 1 - ADAM_BETAS[1] ** int(state["step"])
+        rates = rate / ((state["exp_avg_sq"] / correction).sqrt_() + ADAM_EPS)
+        for term in settling:
+            term.settle(self._flat.vector.detach(), rates)
 
     def _norms(self) -> dict[str, float]:
         if not self._plan.track_gradients:
@@ -216,7 +213,7 @@ class Loop:
         }
 
     def _evaluation_due(self, done: int) -> bool:
-        every = self._plan.evaluation_steps or self._per_epoch
+        every = self._plan.evaluation_steps or self._source.steps_per_epoch
         return done % every == 0 or done == self._plan.total_steps
 
     def _evaluate(self) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from neuralforge.training.soft import SoftRows
+
 CHUNK_BYTES = 32 * 1024 * 1024
 """Memory for one chunk of fp32 probabilities."""
 
@@ -45,19 +47,44 @@ def loss_and_gradient(
     targets: torch.Tensor,
     *,
     scale: float,
+    soft: SoftRows | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss over targets, and the gradient of `scale` times it with respect to `hidden`, (N, d)."""
+    """The summed loss over targets, and the gradient of `scale` times it with respect to `hidden`, (N, d).
+
+    With `soft` a target's cross-entropy is weighed and the distance to its stored logits added.
+    """
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     gradient = torch.empty_like(hidden)
     for rows in _chunks(len(targets), weight.shape[0]):
         wanted = targets[rows, None]
-        probabilities = torch.softmax(_logits(hidden[rows], weight, bias), dim=-1, dtype=torch.float32)
+        logits = _logits(hidden[rows], weight, bias)
+        stored = None if soft is None else soft.at(rows)
+        kept = None if stored is None else logits.gather(1, stored.ids).float()
+        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        del logits  # as large as the chunk itself
         likelihood = probabilities.gather(1, wanted)
-        total -= likelihood.clamp_min(1e-38).log().sum()
+        log_likelihood = likelihood.clamp_min(1e-38).log()
         # d loss / d logits = softmax - one-hot
         probabilities.scatter_(1, wanted, likelihood - 1.0)
+        if stored is None or kept is None:
+            total -= log_likelihood.sum()
+        else:
+            total -= (log_likelihood * stored.hard[:, None]).sum()
+            if not stored.even:  # a pass over the whole chunk
+                probabilities.mul_(stored.hard[:, None])
+            distance, pull = stored.distance(kept)
+            total += distance
+            probabilities.scatter_add_(1, stored.ids, pull)
         torch.mm(probabilities.to(hidden.dtype), weight, out=gradient[rows])
     return total, gradient.mul_(scale)
+
+
+def top_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and values, both (N, k), of the largest logits at each row of `hidden` (N, d); values in fp32."""
+    found = [_logits(hidden[rows], weight, bias).topk(k, dim=1) for rows in _chunks(len(hidden), weight.shape[0])]
+    return torch.cat([top.indices for top in found]), torch.cat([top.values.float() for top in found])
 
 
 class HeadLoss(torch.autograd.Function):
@@ -71,9 +98,10 @@ class HeadLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         scale: float,
+        soft: SoftRows | None = None,
     ) -> torch.Tensor:
         """The loss as a scalar; the gradient is already made and waits in `ctx`."""
-        total, gradient = loss_and_gradient(hidden, weight, bias, targets, scale=scale)
+        total, gradient = loss_and_gradient(hidden, weight, bias, targets, scale=scale, soft=soft)
         ctx.save_for_backward(gradient)
         return total * scale
 
@@ -81,7 +109,7 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Pass the waiting gradient on; upstream is 1 but under gradient scaling."""
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None, None
+        return gradient * upstream[0].to(gradient.dtype), None, None, None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

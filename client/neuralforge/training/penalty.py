@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,20 @@ class Penalty(Protocol):
 
     def digest(self) -> str:
         """What tells this term from another, so that a checkpoint is not resumed under one that it did not have."""
+        ...
+
+
+@runtime_checkable
+class Settling(Penalty, Protocol):
+    """A penalty that acts after the optimizer's step, where Adam cannot normalise it away; its `add` adds nothing.
+
+    AdamW moves a value by its learning rate whatever the size of the gradient: a strong pull through the gradient
+    makes the weights shake around the anchor and hold nothing. A proximal step (Parikh & Boyd 2014, "Proximal
+    Algorithms", §4.2) ends at the anchor as the pull grows, and rests where the gradients of loss and term cancel.
+    """
+
+    def settle(self, vector: torch.Tensor, rates: torch.Tensor) -> None:
+        """Move `vector`, in place, towards what the term wants; `rates` is how far a gradient of 1 moves each value."""
         ...
 
 

@@ -13,7 +13,6 @@ from typing import cast
 
 import torch
 
-from neuralforge.data.batch import Batch, epoch_batches
 from neuralforge.data.example import Example
 from neuralforge.data.jsonl import read_examples
 from neuralforge.data.tokens import TokenizedExample, tokenize
@@ -26,9 +25,10 @@ from neuralforge.training.choose import make_engine
 from neuralforge.training.engine import Attention, EngineName, EngineOptions, Int8
 from neuralforge.training.events import Observer, RunStarted, tell
 from neuralforge.training.flat import FlatParameters
-from neuralforge.training.loop import Loop, Plan, steps_per_epoch
+from neuralforge.training.loop import Loop, Plan
 from neuralforge.training.penalty import Penalty
 from neuralforge.training.schedule import ScheduleName, Scheduler, default_learning_rate, make_scheduler
+from neuralforge.training.source import BatchSource, EpochSource, SourceMaker, examples_digest
 from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterSpec, AdapterState
 from neuralforge_common.errors import CheckpointError
@@ -158,18 +158,22 @@ class LoRATrainer:
         max_grad_norm: float | None = None,
         penalties: Sequence[Penalty] = (),
         trainable: torch.Tensor | None = None,
+        source: SourceMaker = EpochSource,
     ) -> TrainResult:
         """Learn from `train_dataset`, a JSONL file or examples; `eval_dataset` is held out and never learnt from.
 
         Learning begins with the adapter as it stands and with a fresh optimizer. `trainable` is a mask of the flat
-        vector (see `FlatParameters.mask`): the rest stays as it is, to the last bit. With `resume` a run in
+        vector (see `FlatParameters.mask`): the rest stays as it is, to the last bit. `source` makes the batches, see
+        `neuralforge.continual.Mix` for one that joins replayed examples to them. With `resume` a run in
         `checkpoint_dir` goes on where it stopped and ends with the same bytes as if it had not. Raises DataError,
         TrainingError, CheckpointError, StorageError.
         """
         size = batch_size or self._batch_size
         train = self.tokenize(train_dataset)
         held_out = self.tokenize(eval_dataset) if eval_dataset is not None else []
-        per_epoch = steps_per_epoch(len(train), batch_size=size, accumulation=self._accumulation)
+        drawn = self._seed if seed is None else seed
+        batches = source(train, batch_size=size, accumulation=self._accumulation, seed=drawn)
+        per_epoch = batches.steps_per_epoch
         total = min(epochs * per_epoch, max_steps or epochs * per_epoch)
         rate = self._learning_rate or default_learning_rate(self.base.parameters)
         scheduler = lr_scheduler or make_scheduler(schedule, base_lr=rate, warmup_steps=warmup_steps, total_steps=total)
@@ -177,7 +181,7 @@ class LoRATrainer:
             total_steps=total,
             batch_size=size,
             accumulation=self._accumulation,
-            seed=self._seed if seed is None else seed,
+            seed=drawn,
             max_grad_norm=self._max_grad_norm if max_grad_norm is None else max_grad_norm,
             weight_decay=self._weight_decay,
             evaluation_steps=eval_steps,
@@ -188,13 +192,14 @@ class LoRATrainer:
         checkpoints = CheckpointFolder(Path(checkpoint_dir)) if checkpoint_dir is not None else None
         terms = tuple(penalties)
         # Only a checkpoint asks for the digest, and the rounds of a federation write none.
-        digest = self._run_digest(plan, scheduler, train, held_out, terms, trainable) if checkpoints else ""
+        mixed = None if source is EpochSource else batches
+        digest = self._run_digest(plan, scheduler, train, held_out, terms, trainable, mixed) if checkpoints else ""
         loop = Loop(
             self.engine,
             self.flat,
             plan,
             scheduler,
-            train=train,
+            source=batches,
             evaluation=held_out,
             counters=Counters(run=digest, created=utc_now(), step=0),
             checkpoints=checkpoints,
@@ -214,7 +219,7 @@ class LoRATrainer:
         cache = getattr(self.engine, "cache_prefix", None)
         if cache is not None:
             # Always told: what an earlier call has cached belongs to other examples with the same indices.
-            cache(train if total - loop.counters.step > per_epoch else ())
+            cache(batches.examples if total - loop.counters.step > per_epoch else ())
         tell(
             tuple(observers),
             RunStarted(
@@ -225,7 +230,7 @@ class LoRATrainer:
                 trainable=self.flat.vector.numel(),
                 engine=self.engine.name,
                 precision=self.engine.precision,
-                padding=self._padding(train, plan),
+                padding=self._padding(batches),
                 notices=self.notices,
             ),
         )
@@ -297,34 +302,29 @@ class LoRATrainer:
         held_out: Sequence[TokenizedExample],
         penalties: tuple[Penalty, ...],
         trainable: torch.Tensor | None,
+        source: BatchSource | None,
     ) -> str:
-        data = hashlib.blake2b(digest_size=16)
-        for part in (train, held_out):
-            for example in part:
-                data.update(repr((example.tokens, example.context, example.start)).encode())
-            data.update(b"|")
         facts = {
             "adapter": asdict(self.spec),
             "plan": {k: v for k, v in asdict(plan).items() if k not in ("checkpoint_steps", "track_gradients")},
             "rates": [scheduler(step) for step in range(plan.total_steps)],
             "engine": [self.engine.name, self.engine.precision, asdict(self._options)],
             "device": [str(self.flat.vector.device), torch.get_num_threads(), torch.__version__],
-            "data": data.hexdigest(),
+            "data": examples_digest(train, held_out),
         }
         if penalties:
             facts["penalties"] = [penalty.digest() for penalty in penalties]
+        if source is not None:
+            facts["source"] = source.digest()
         if trainable is not None:
             facts["trainable"] = hashlib.blake2b(trainable.cpu().numpy().tobytes(), digest_size=16).hexdigest()
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-    def _padding(self, train: Sequence[TokenizedExample], plan: Plan) -> float:
+    def _padding(self, source: BatchSource) -> float:
         """Share of the computed positions that are padding, over the first epoch."""
         if self.engine.name == "fast":
             return 0.0
-        batches = [
-            Batch(examples=tuple(train[i] for i in batch))
-            for batch in epoch_batches(train, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
-        ]
+        batches = [batch for step in range(source.steps_per_epoch) for batch in source.batches(step)]
         return 1 - sum(b.tokens for b in batches) / max(1, sum(b.padded_tokens for b in batches))
 
 

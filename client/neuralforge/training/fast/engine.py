@@ -9,8 +9,9 @@ import torch
 from peft import PeftModel
 
 from neuralforge.data.batch import Batch
+from neuralforge.data.soft import TopLogits
 from neuralforge.data.tokens import TokenizedExample
-from neuralforge.training.engine import EngineOptions, ExampleScore, split_scores
+from neuralforge.training.engine import EngineOptions, ExampleScore, split_logits, split_scores
 from neuralforge.training.fast.attention import causal_mask
 from neuralforge.training.fast.build import build_layers
 from neuralforge.training.fast.elementwise import rms_norm, rms_norm_backward
@@ -18,7 +19,8 @@ from neuralforge.training.fast.layer import Layer, Pass, SavedLayer
 from neuralforge.training.fast.prefix import PrefixCache
 from neuralforge.training.fast.rows import Rows, lay_out
 from neuralforge.training.flat import FlatParameters
-from neuralforge.training.loss import loss_and_gradient, token_scores
+from neuralforge.training.loss import loss_and_gradient, token_scores, top_logits
+from neuralforge.training.soft import soft_rows
 
 
 class FastEngine:
@@ -73,7 +75,8 @@ class FastEngine:
             x, kept = self._layers[i].forward(x, p, keep=not self._options.gradient_checkpointing, rows=wanted)
             saved.append(entry if kept is None else self._narrowed(kept, rows, i))
         h, inverse = rms_norm(x, self._norm, self._eps)
-        loss, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale)
+        soft = soft_rows(rows.examples, batch.soft, h.device)
+        loss, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale, soft=soft)
         d_x: torch.Tensor | None = rms_norm_backward(d_h, x, inverse, self._norm, torch.zeros_like(x))
         narrow = not self._options.context_gradients
         for i in range(last, self._first - 1, -1):
@@ -98,18 +101,27 @@ class FastEngine:
     def score(self, batch: Batch) -> list[ExampleScore]:
         """Losses and hits of each example, nothing learnt, no dropout."""
         rows = lay_out(batch)
+        return split_scores(rows.examples, token_scores(self._hidden(rows), self._head, None, rows.targets))
+
+    @torch.no_grad()
+    def top_logits(self, batch: Batch, *, k: int) -> dict[int, TopLogits]:
+        """By example index: the k largest logits at each target, nothing learnt, no dropout."""
+        rows = lay_out(batch)
+        return split_logits(rows.examples, *top_logits(self._hidden(rows), self._head, None, k=k))
+
+    def unscale(self) -> bool:
+        """Nothing is scaled here."""
+        return True
+
+    def _hidden(self, rows: Rows) -> torch.Tensor:
+        """What the head is given at the predicting rows."""
         p = self._pass(rows, dropout_seed=None)
         self._refresh()
         x = self._prefix(rows, p)
         last = len(self._layers) - 1
         for i in range(self._first, last + 1):
             x, _ = self._layers[i].forward(x, p, keep=False, rows=rows.predicting if i == last else None)
-        h, _ = rms_norm(x, self._norm, self._eps)
-        return split_scores(rows.examples, token_scores(h, self._head, None, rows.targets))
-
-    def unscale(self) -> bool:
-        """Nothing is scaled here."""
-        return True
+        return rms_norm(x, self._norm, self._eps)[0]
 
     def _refresh(self) -> None:
         working = self._flat.vector.detach().to(self._dtype)

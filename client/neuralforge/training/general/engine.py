@@ -10,11 +10,13 @@ from peft import PeftModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from neuralforge.data.batch import Batch
+from neuralforge.data.soft import TopLogits
 from neuralforge.data.tokens import TokenizedExample
-from neuralforge.training.engine import EngineOptions, ExampleScore, padded, split_scores
+from neuralforge.training.engine import EngineOptions, ExampleScore, padded, split_logits, split_scores
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.general.attention import use_matmul_attention
 from neuralforge.training.general.head import Head
+from neuralforge.training.soft import soft_rows
 
 LARGEST_SCALE, SMALLEST_SCALE, STEPS_BEFORE_GROWTH = 2.0**16, 1.0, 1000
 
@@ -62,13 +64,14 @@ class GeneralEngine:
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats."""
         inputs, rows, targets = self._inputs(batch.examples)
+        soft = soft_rows(batch.examples, batch.soft, self._device)
         self._train_mode()
         # Dropout draws from torch's global generator: seed it for this step and give it back afterwards.
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             with self._computing():
-                loss = self._head.loss(self._model, inputs, rows, targets, scale * self.loss_scale)
+                loss = self._head.loss(self._model, inputs, rows, targets, scale * self.loss_scale, soft)
             loss.backward()
         return float(loss.detach()) / (scale * self.loss_scale)
 
@@ -80,6 +83,15 @@ class GeneralEngine:
         with self._computing():
             scores = self._head.scores(self._model, inputs, rows, targets)
         return split_scores(batch.examples, scores)
+
+    @torch.no_grad()
+    def top_logits(self, batch: Batch, *, k: int) -> dict[int, TopLogits]:
+        """By example index: the k largest logits at each target, nothing learnt, no dropout."""
+        self._model.eval()
+        inputs, rows, _ = self._inputs(batch.examples)
+        with self._computing():
+            ids, values = self._head.top_logits(self._model, inputs, rows, k=k)
+        return split_logits(batch.examples, ids, values)
 
     def unscale(self) -> bool:
         """Undo loss scaling on the flat gradient; False where it overflowed and the step must be skipped."""

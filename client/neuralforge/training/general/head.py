@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from neuralforge.training.loss import HeadLoss, TokenScores, token_scores
+from neuralforge.training.loss import HeadLoss, TokenScores, token_scores, top_logits
+from neuralforge.training.soft import SoftRows
 from neuralforge_common.errors import ModelError
 
 
@@ -43,17 +44,29 @@ class Head:
         self._plain = self._logits_are_the_matmul()
 
     def loss(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor, scale: float
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        rows: torch.Tensor,
+        targets: torch.Tensor,
+        scale: float,
+        soft: SoftRows | None = None,
     ) -> torch.Tensor:
         """`scale` · summed loss over `targets` (N,), predicted at `rows` (n, T) of the model's output."""
         if self._plain:
             hidden = self._hidden(model, inputs)[rows]
             weight = self._head.weight.detach()
             bias = None if self._head.bias is None else self._head.bias.detach()
-            loss: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, scale)
+            loss: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, scale, soft)
             return loss
-        logits = self._logits(model, inputs, rows)
-        return functional.cross_entropy(logits.float(), targets, reduction="sum") * scale
+        logits = self._logits(model, inputs, rows).float()
+        if soft is None or soft.even:
+            loss = functional.cross_entropy(logits, targets, reduction="sum")
+        else:
+            loss = (functional.cross_entropy(logits, targets, reduction="none") * soft.hard).sum()
+        if soft is not None:
+            loss = loss + soft.distance(logits.gather(1, soft.ids))[0]
+        return loss * scale
 
     def scores(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
@@ -65,6 +78,16 @@ class Head:
         logits = self._logits(model, inputs, rows).float()
         losses = functional.cross_entropy(logits, targets, reduction="none")
         return TokenScores(losses=losses, hits=logits.argmax(dim=1) == targets)
+
+    def top_logits(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, *, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and values, both (N, k), of the largest logits at `rows`."""
+        if self._plain:
+            hidden = self._hidden(model, inputs)[rows]
+            return top_logits(hidden.to(self._head.weight.dtype), self._head.weight, self._head.bias, k=k)
+        top = self._logits(model, inputs, rows).float().topk(k, dim=1)
+        return top.indices, top.values
 
     def _hidden(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         with self._watched(lambda hidden: hidden[:, :0]) as captured:
