@@ -9,15 +9,26 @@ if TYPE_CHECKING:
     from neuralforge.continual.dark import Dark
     from neuralforge.continual.ewc import EWCRegularizer
     from neuralforge.continual.fisher import Fisher, compute_fisher_information
+    from neuralforge.continual.incremental import IncrementalLearner
     from neuralforge.continual.mix import Mix, replayed
     from neuralforge.continual.replay import ReplayBuffer
 
-__all__ = ["Dark", "EWCRegularizer", "Fisher", "Mix", "ReplayBuffer", "compute_fisher_information", "replayed"]
+__all__ = [
+    "Dark",
+    "EWCRegularizer",
+    "Fisher",
+    "IncrementalLearner",
+    "Mix",
+    "ReplayBuffer",
+    "compute_fisher_information",
+    "replayed",
+]
 
 _MODULES = {
     "Dark": "dark",
     "EWCRegularizer": "ewc",
     "Fisher": "fisher",
+    "IncrementalLearner": "incremental",
     "Mix": "mix",
     "ReplayBuffer": "replay",
     "compute_fisher_information": "fisher",

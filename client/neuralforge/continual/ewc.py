@@ -33,9 +33,9 @@ class FactorPenalty:
     anchor: torch.Tensor
 
     def value(self, vector: torch.Tensor) -> float:
-        """Σ F (w − anchor)², in float64: what a session has not moved must not drown in what it has."""
-        drift = (vector.detach() - self.anchor).to(torch.float64)
-        return float((self.importance.to(torch.float64) * drift.square_()).sum())
+        """Σ F (w − anchor)², summed in float64."""
+        drift = vector.detach() - self.anchor
+        return float(drift.square_().mul_(self.importance).sum(dtype=torch.float64))
 
     def add(self, vector: torch.Tensor, gradient: torch.Tensor) -> float:
         """The term's value; it pulls in `settle`, and adds nothing to the gradient."""
@@ -67,11 +67,15 @@ class EWCRegularizer:
 
     The scale of `ewc_lambda`: the Fisher is divided so that a move as far as the adapter has come from its base, as
     the Fisher measures it, costs `ewc_lambda` nats a token beside the loss of the new code (see `Fisher.normalized`).
-    That is the same demand at any rank, alpha, base and amount of data; docs/continual.md has the sweep, and
-    benchmarks/ewc_scale.py makes it. `decay` is how much of the importance an older session keeps with each newer one.
+    Measured on nf-tiny, Python then C++ (benchmarks/ewc_scale.py): at rank 8, 0.1 leaves 88 % of the forgetting, 0.5
+    leaves 62 %, 1 leaves 46 %, 5 leaves 14 %; the new code's loss is then higher by 0.3, 1.7, 3.3 and 10 %. With 0.5 it
+    is 50 % at rank 2, 71 % at rank 32, and 31 % where the first session had a fifth of the data. `decay` is how much of
+    the importance an older session keeps with each newer one.
 
     `space`: A and B are known only up to an invertible r × r change, (B·R⁻¹)·(R·A) is the same adapter. "factors"
-    holds A and B by themselves, and so holds still what the loss cannot see as well; "product" holds B·A alone.
+    holds A and B by themselves, and so holds still what the loss cannot see as well; "product" holds B·A alone. It is
+    no better for that: a product at 0.5 keeps and learns, within the noise of three seeds, what factors at 1 do. The
+    factors are the default: on 2.4 M values a step costs 0.02 s and not 0.1 s, and a growing weight holds the weights.
     """
 
     def __init__(

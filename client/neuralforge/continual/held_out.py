@@ -75,9 +75,7 @@ class HeldOut:
         item = from_bytes(self._vault.open_record(record.id))
         facts = record.facts
         score = ExampleScore(index=0, loss=facts["loss"], hits=facts["hits"], tokens=facts["tokens"])
-        return HeldOutItem(
-            example=item.example, session=item.session, max_length=int(facts["max_length"]), then=score
-        )
+        return HeldOutItem(example=item.example, session=item.session, max_length=int(facts["max_length"]), then=score)
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:

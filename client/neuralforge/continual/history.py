@@ -26,9 +26,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from neuralforge.continual.sampling import Balance
 from neuralforge.continual.vault import HEADER, RECORDS, erase, is_vault
 from neuralforge.data.run_folder import REPLAY, continual_folder
 from neuralforge_common.adapter import AdapterSpec, AdapterState
@@ -66,12 +68,12 @@ class Session:
 class Record:
     """`sessions.json`. `adapter` is the digest of the one that stands after the last session.
 
-    `balance` is the replay buffer's, "" where there is none; `made` names the vaults that the last session has made.
+    `balance` is the replay buffer's, None where there is none; `made` names the vaults that the last session has made.
     """
 
     adapter: str
     sessions: tuple[Session, ...] = ()
-    balance: str = ""
+    balance: Balance | None = None
     ewc: bool = False
     made: tuple[str, ...] = ()
 
@@ -222,12 +224,11 @@ class History:
 
 
 def vaults_of(place: Path) -> tuple[Path, ...]:
-    """Every folder that may hold code of an adapter's sessions; a place that is no adapter is one itself."""
+    """Every folder that holds code of an adapter's sessions; a place that is no adapter is such a folder itself."""
     if place.suffix != ".lora":
-        return (place.absolute(),)
+        return tuple(filter(is_vault, [place.absolute()]))
     folder = continual_folder(place)
-    folders = (folder / part / vault for vault in VAULTS for part in ("", NEXT))
-    return tuple(found for found in folders if is_vault(found))
+    return tuple(filter(is_vault, [folder / part / vault for vault in VAULTS for part in ("", NEXT)]))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -237,7 +238,7 @@ def _copy(source: Path, target: Path) -> None:
 def _record(path: Path) -> Record:
     data = read_private_file(path, limit=_MAX_RECORD_BYTES)
     try:
-        values = parse_json_object(data, what=str(path), limit=_MAX_RECORD_BYTES)
+        values: dict[str, Any] = parse_json_object(data, what=str(path), limit=_MAX_RECORD_BYTES)
         if values.pop("format", None) != _FORMAT:
             raise AdapterError(f"wanted format {_FORMAT}")
         sessions = tuple(Session(**session) for session in values.pop("sessions"))
