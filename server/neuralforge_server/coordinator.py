@@ -22,7 +22,7 @@ from pathlib import Path
 
 from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterSpec
-from neuralforge_common.atomic import storage_errors
+from neuralforge_common.atomic import storage_errors, write_bytes_atomically
 from neuralforge_common.errors import FederationError
 from neuralforge_common.folder import read_adapter_folder, write_adapter_folder
 from neuralforge_common.key_files import PRIVATE_FILE
@@ -45,6 +45,7 @@ ADAPTER = "adapter.lora"
 RECORDS = "records.jsonl"
 MEMBERS_SECONDS = 0.5
 HEALTHY_SECONDS = 60.0
+ROOM_BYTES = 2**20
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,12 +202,23 @@ def run_federation(
                 with open_grid(admin, state.secret) as grid:
                     strategy.start(grid)
                 break
-            except GridLost as fault:
+            except FederationError as fault:
+                # A SuperLink on a full disk fails in many ways; none of them says why.
+                check_room(state.path)
+                if not isinstance(fault, GridLost):
+                    raise
                 _LOG.warning("the SuperLink lost our run (%s): beginning another one", fault)
                 supervisor.wait_healthy(HEALTHY_SECONDS)
                 members.forget()
                 members.synchronise()
         return save_adapter(state.path / ADAPTER, terms, strategy.spec, strategy.state)
+
+
+def check_room(folder: Path) -> None:
+    """Raises StorageError where the disk takes nothing any more."""
+    probe = folder / ".room"
+    write_bytes_atomically(probe, bytes(ROOM_BYTES), mode=PRIVATE_FILE)
+    probe.unlink()
 
 
 def save_adapter(path: Path, terms: Terms, spec: AdapterSpec, state: GlobalState) -> Path | None:

@@ -21,16 +21,6 @@ _PROBES = 64
 _MOST = 16
 
 
-def product_norm(left: DoubleArray, right: DoubleArray) -> float:
-    """‖left · right‖ (Frobenius) of (d_out, k) and (k, d_in), from the triangles of their QR: no cancellation."""
-    return float(np.linalg.norm(_triangle(left) @ _triangle(right.T).T))
-
-
-def _triangle(matrix: DoubleArray) -> DoubleArray:
-    triangle: DoubleArray = np.linalg.qr(matrix, mode="r")  # type: ignore[assignment]  # numpy's stub forgets this mode
-    return triangle
-
-
 def relative(error: float, whole: float) -> float | None:
     """Error / whole; None where the whole is nothing, so that there is nothing to compare with."""
     return error / whole if whole > 0 else None

@@ -14,8 +14,9 @@ import numpy as np
 
 from neuralforge_common.adapter import FloatArray
 from neuralforge_common.layout import AdapterLayout
+from neuralforge_common.low_rank import product_norm
 from neuralforge_server.aggregation.exact_sum import DoubleArray
-from neuralforge_server.aggregation.exactness import product_norm, relative
+from neuralforge_server.aggregation.exactness import relative
 from neuralforge_server.aggregation.kept import Kept
 from neuralforge_server.aggregation.method import Aggregate, GlobalState, Update
 from neuralforge_server.aggregation.robust import clip_factors
