@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_rounds import LAYOUT, dense, distance
 
-from neuralforge_common.low_rank import refactor
-from neuralforge_server.aggregation.exactness import norm_of, product_norm, rounding_error
+from neuralforge_common.low_rank import product_norm, refactor
+from neuralforge_server.aggregation.exactness import norm_of, rounding_error
 
 shapes = st.tuples(
     st.integers(1, 12), st.integers(1, 12), st.integers(1, 20), st.integers(1, 14), st.integers(0, 9_999)
