@@ -240,7 +240,9 @@ class Team:
         return [sys.executable, "-m", MODULES[program], *map(str, words)]
 
     def _environment(self, home: str) -> dict[str, str]:
-        return os.environ | {"NEURALFORGE_HOME": str(self.place / f"home-{home}"), "OMP_NUM_THREADS": "1"}
+        # Flower sets that one where a test imports it; a person's shell has none.
+        inherited = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        return inherited | {"NEURALFORGE_HOME": str(self.place / f"home-{home}"), "OMP_NUM_THREADS": "1"}
 
     def _write_client(self, name: str, number: int) -> None:
         code = self.place / f"code-{name}"
