@@ -29,11 +29,12 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from neuralforge_server.adapter_files import ADAPTER, save_adapter, start_point
 from neuralforge_server.cli.progress import FederationProgress
 from neuralforge_server.config_rules import resolve_server_config
-from neuralforge_server.coordinator import ADAPTER, RECORDS, Records, save_adapter, start_point
 from neuralforge_server.from_config import method_of, terms_of
 from neuralforge_server.ledger import Ledger
+from neuralforge_server.record_file import RECORDS, Records
 from neuralforge_server.strategy import FederatedLoRA
 
 app = ServerApp()

@@ -16,10 +16,9 @@ which replies come.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -27,13 +26,14 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.errors import FederationError
-from neuralforge_common.plan import RoundPlan, TrainReport
+from neuralforge_common.plan import RoundPlan
 from neuralforge_common.records import plan_to_records
 from neuralforge_server import events
 from neuralforge_server.admission import Expectation, Refused, admit, norm_bound
-from neuralforge_server.aggregation.method import Aggregate, GlobalState, Method, Update
+from neuralforge_server.aggregation.method import GlobalState, Method
 from neuralforge_server.aggregation.serve import served
 from neuralforge_server.aggregation.state_file import decode_state, encode_state
+from neuralforge_server.attempt import Attempt
 from neuralforge_server.events import Observer, tell
 from neuralforge_server.exchange import (
     POLL_SECONDS,
@@ -63,34 +63,6 @@ UNKNOWN_STEPS = 10_000
 
 class Stopped(Exception):
     """The coordinator was asked to stop; what is committed stays, and the next start goes on from there."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Attempt:
-    """What is known about an attempt at a round while it runs: whom it asked, and whose updates count."""
-
-    clients: Mapping[int, str]
-    messages: Sequence[Message]
-    plan: RoundPlan
-    norms: dict[str, float] = field(default_factory=dict)
-    _losses: list[tuple[float, int]] = field(default_factory=list)
-
-    def client_of(self, reply: Message) -> str:
-        return askers(self.messages, self.clients).get(reply.metadata.reply_to_message_id, "")
-
-    def accept(self, update: Update, report: TrainReport) -> None:
-        norm = update.norm if update.norm is not None else math.sqrt(float(update.delta @ update.delta))
-        self.norms[update.client] = norm
-        if report.loss is not None:
-            self._losses.append((report.loss, report.tokens))
-
-    def figures(self, aggregate: Aggregate) -> dict[str, float]:
-        figures = {"clients": float(len(self.norms))} | dict(aggregate.figures)
-        if tokens := sum(count for _, count in self._losses):
-            figures["loss"] = sum(loss * count for loss, count in self._losses) / tokens
-        if aggregate.exactness_error is not None:
-            figures["exactness_error"] = aggregate.exactness_error
-        return figures
 
 
 class FederatedLoRA(Strategy):
@@ -125,7 +97,7 @@ class FederatedLoRA(Strategy):
         self._stop = stop
         self._spec: AdapterSpec | None = None
         self._state: GlobalState | None = None
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._scoring: tuple[Mapping[int, str], Sequence[Message]] = ({}, ())
         self._began = self._clock.now()
 
@@ -184,7 +156,7 @@ class FederatedLoRA(Strategy):
         plan = self._plan(server_round, nonce)
         content = self._content(plan)
         messages = questions(clients, content, kind=TRAIN, group=str(server_round), deadline=self.terms.deadline)
-        self._attempt = _Attempt(clients=clients, messages=messages, plan=plan)
+        self._attempt = Attempt(clients=clients, messages=messages, plan=plan)
         size = 4 * served(self.state)[0].size
         tell(self._observers, events.RoundBegan(round=server_round, clients=tuple(names), bytes_down=size))
         return messages
@@ -434,14 +406,14 @@ class FederatedLoRA(Strategy):
         if self._stop():
             raise Stopped
 
-    def _is_welcome(self, attempt: _Attempt, client: str) -> bool:
+    def _is_welcome(self, attempt: Attempt, client: str) -> bool:
         return client in self._roster([node for node, name in attempt.clients.items() if name == client]).values()
 
     def _turn(self, round_number: int, client: str, reason: str, message: str) -> None:
         self._ledger.refuse(round_number, client, reason, message)
         tell(self._observers, events.Turned(round=round_number, client=client, reason=reason, message=message))
 
-    def _running(self, round_number: int) -> _Attempt:
+    def _running(self, round_number: int) -> Attempt:
         if self._attempt is None or self._attempt.plan.round != round_number:
             raise FederationError(f"round {round_number} is not running: configure_train comes first")
         return self._attempt

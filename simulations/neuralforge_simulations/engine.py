@@ -29,9 +29,9 @@ from neuralforge.federation.resident import ResidentModel
 from neuralforge.models.load import load_base_model
 from neuralforge_common.adapter import MAX_RANK, AdapterSpec, FloatArray
 from neuralforge_server import events
+from neuralforge_server.adapter_files import save_adapter
 from neuralforge_server.aggregation.serve import served
 from neuralforge_server.config import AdapterSection
-from neuralforge_server.coordinator import save_adapter
 from neuralforge_server.events import Score
 from neuralforge_server.exchange import Clock, Roster
 from neuralforge_server.from_config import method_of, terms_of
