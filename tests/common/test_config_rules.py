@@ -49,6 +49,35 @@ def test_the_command_lines_source_of_data_replaces_the_environments() -> None:
     assert config.dataset.from_git == Path()
 
 
+@pytest.mark.parametrize("other", [{"dataset.train_file": "t.jsonl"}, {"dataset.sources": "src"}], ids=str)
+def test_since_goes_with_the_repository_that_it_is_of(tmp_path: Path, other: dict[str, str]) -> None:
+    path = written(tmp_path, "dataset:\n  from_git: repo\n  since: 1 week ago\n")
+    assert load_train_config(path, {}, {}).dataset.since == "1 week ago"
+    assert load_train_config(path, other, {}).dataset.since is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            "dataset:\n  since: 1 week ago\n",
+            "c.yaml:2: dataset.since: needs dataset.from_git: a file or a folder has no commits",
+        ),
+        (
+            "optimization:\n  replay_buffer_size: 0\n  der_alpha: 0.5\n",
+            "c.yaml:3: optimization.der_alpha: needs replayed examples, optimization.replay_buffer_size is 0",
+        ),
+        (
+            "optimization:\n  continue_from: a.lora\nfederation:\n  server: nf://x:1\n",
+            "c.yaml:2: optimization.continue_from: cannot be used together with federation.server: "
+            "a federation says which adapter is trained",
+        ),
+    ],
+)
+def test_what_needs_something_else_says_what(config_faults: ConfigFaults, content: str, fault: str) -> None:
+    assert config_faults(content) == (fault,)
+
+
 def test_switching_an_alternative_off_brings_nothing_down(tmp_path: Path) -> None:
     path = written(tmp_path, "dataset:\n  train_file: t.jsonl\n")
     assert load_train_config(path, {"dataset.from_git": "none"}, {}).dataset.train_file == Path("t.jsonl")

@@ -114,6 +114,10 @@ TRAPS: dict[str, tuple[Callable[[Git, Path, Path], None], tuple[str, ...]]] = {
     "hooks elsewhere": (_hooks_elsewhere, ("checkout", "-q", "-b", "other")),
     "alias": (_config(("alias.x", "!{script}")), ("x",)),
     "editor": (_config(("core.editor", "{script}")), ("commit", "--allow-empty")),
+    "signature program, of the log": (
+        _config(("gpg.program", "{script}"), ("log.showSignature", "true")),
+        ("log", "-1", "signed"),
+    ),
     "signature program": (_config(("gpg.program", "{script}")), ("commit-tree", "-S", "HEAD^{tree}")),
     "partial clone, upload-pack": (
         _promisor("file://{script}/..", ("remote.origin.uploadpack", "{script}"), _ALWAYS),
@@ -145,6 +149,7 @@ def test_no_planted_program_runs(repository: Repository, git: Git, tmp_path: Pat
     (folder / "a.py").write_text("a = 'main'\n")
     git(folder, "commit", "-q", "-a", "-m", "main")
     (folder / "src" / "b.py").write_text("b = 'changed'\n")
+    _signed(git, folder)
     script, canary = program(tmp_path)
     plant, ordinary = TRAPS[trap]
     plant(git, folder, script)
@@ -159,6 +164,31 @@ def test_no_planted_program_runs(repository: Repository, git: Git, tmp_path: Pat
     missing = "partial clone" in trap
     assert paths == ([] if missing else ["a.py"]) + ["src/b.py", "src/deep/c.js"]
     assert skipped.get("not in this partial clone", 0) == missing
+
+    paths, skipped = read(folder, revision="signed", since="2020-01-01")
+    assert not canary.exists()
+    assert paths == ([] if missing else ["a.py"])
+    assert skipped["not changed since then"] == 2
+
+
+def _signed(git: Git, folder: Path) -> None:
+    """A branch `signed`: main's tree in a signed commit, upon one of 2017 with the tree that main began with."""
+    name = None
+    for revision, moment in (("HEAD~1", 1500000000), ("HEAD", 1700000000)):
+        lines = [f"tree {git(folder, 'rev-parse', f'{revision}^{{tree}}').decode()}"]
+        lines += [f"parent {name}"] if name else []
+        lines += [f"{who} d <d@example.com> {moment} +0000" for who in ("author", "committer")]
+        lines += [
+            "gpgsig -----BEGIN PGP SIGNATURE-----",
+            " ",
+            " abcd",
+            " -----END PGP SIGNATURE-----",
+            "",
+            "signed",
+            "",
+        ]
+        name = git(folder, "hash-object", "-t", "commit", "-w", "--stdin", data="\n".join(lines).encode()).decode()
+    git(folder, "branch", "signed", str(name))
 
 
 @pytest.mark.parametrize("what", ["HEAD^{tree}", "HEAD:src", "HEAD^{commit}"])

@@ -33,6 +33,8 @@ OURS = (
     *("training.device", "training.threads", "training.fp16", "training.precision", "training.int8"),
     *("training.engine", "training.attention", "training.context_gradients", "training.gradient_checkpointing"),
     *("training.cache_prefix", "training.seed"),
+    *("optimization.ewc_lambda", "optimization.anchor", "optimization.replay_buffer_size"),
+    *("optimization.replay_ratio", "optimization.replay_balance", "optimization.key_file"),
 )
 """Beside the data and `federation:`, what a client says for itself; the rest of a round is the coordinator's to say."""
 

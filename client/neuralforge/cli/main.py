@@ -5,10 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from neuralforge.cli import benchmark, create_dataset, join, replay, rotate_key, test_adapter, train
+from neuralforge.cli import benchmark, create_dataset, forget_report, join, replay, rotate_key, test_adapter, train
 from neuralforge_common.command_line import Command, run_program
 
-COMMANDS: tuple[Command, ...] = (train, create_dataset, test_adapter, benchmark, replay, join, rotate_key)
+COMMANDS: tuple[Command, ...] = (
+    train,
+    create_dataset,
+    test_adapter,
+    benchmark,
+    forget_report,
+    replay,
+    join,
+    rotate_key,
+)
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -17,10 +17,11 @@ SMOOTHING = 0.9
 
 
 class TrainingProgress:
-    """An observer that shows loss, speed and time left."""
+    """An observer that shows loss, speed and time left; `first` is what the score before the first step is of."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, first: str = "base") -> None:
         self._console = console
+        self._first = first
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
@@ -38,7 +39,7 @@ class TrainingProgress:
                 self._step(event)
             case Evaluated():
                 mark = " (best so far)" if event.best and event.step else ""
-                name = "base" if event.step == 0 else f"step {event.step}"
+                name = self._first if event.step == 0 else f"step {event.step}"
                 self._console.print(f"held out, {name}: {describe(event.evaluation)}{mark}", highlight=False)
             case CheckpointSaved():
                 self._console.print(f"checkpoint at step {event.step}: {event.path}", highlight=False, soft_wrap=True)
@@ -100,11 +101,14 @@ def describe(evaluation: Evaluation) -> str:
     return f"perplexity {evaluation.perplexity:.2f}, token accuracy {evaluation.accuracy:.1%}"
 
 
-def before_and_after(before: Evaluation, after: Evaluation, *, title: str) -> Table:
-    """Base against adapter on the held-out examples."""
+def before_and_after(
+    before: Evaluation, after: Evaluation, *, title: str, names: tuple[str, str] = ("base", "adapter")
+) -> Table:
+    """Two scores on the held-out examples beside each other."""
     table = Table(title=title, title_justify="left")
-    for name, justify in (("", "left"), ("base", "right"), ("adapter", "right"), ("change", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("")
+    for name in (*names, "change"):
+        table.add_column(name, justify="right")
     table.add_row(
         "perplexity",
         f"{before.perplexity:.2f}",

@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Show or purge."""
     from neuralforge.data.run_folder import replay_folder
 
-    folder = replay_folder(args.place)
-    return _purge(folder, yes=args.yes) if args.action == "purge" else _show(folder, args.key_file, args.show)
+    if args.action == "purge":
+        return _purge(args.place, yes=args.yes)
+    return _show(replay_folder(args.place), args.key_file, args.show)
 
 
 def _show(folder: Path, key_file: Path | None, texts: int | None) -> int:
@@ -110,19 +111,24 @@ def _print_counts(folder: Path, manifest: Manifest, source: str) -> None:
     )
 
 
-def _purge(folder: Path, *, yes: bool) -> int:
-    from neuralforge.continual.vault import erase, is_vault
+def _purge(place: Path, *, yes: bool) -> int:
+    from neuralforge.continual.history import vaults_of
+    from neuralforge.continual.vault import erase
+    from neuralforge.data.run_folder import replay_folder
     from neuralforge_common.errors import UsageError, VaultError
 
-    if not is_vault(folder):
+    folder = replay_folder(place)
+    vaults = vaults_of(place)
+    if not vaults:
         raise VaultError(f"no replay buffer in {folder}")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("purge destroys the examples for good", hint="say --yes")
-        if input(f"destroy the replay buffer in {folder} for good? [y/N] ").strip().lower() not in ("y", "yes"):
+        what = f"the replay buffer in {folder}" + (", and what was held out," if len(vaults) > 1 else "")
+        if input(f"destroy {what} for good? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was changed")
             return 0
-    freed = erase(folder, _keyring_key())
+    freed = sum(erase(vault, _keyring_key()) for vault in vaults)
     print(f"purged {folder}: the key is destroyed, {freed:,} bytes of records are removed")
     return 0
 

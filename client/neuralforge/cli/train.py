@@ -13,11 +13,13 @@ EXAMPLES = """\
   neuralforge train --config training-config.yaml --tensorboard ./logs --checkpoint-dir ./checkpoints
   neuralforge train --config training-config.yaml --dry-run
   neuralforge train --from-git ./my-project --resume auto
+  neuralforge train --from-git . --since "1 week ago" --continue-from ./my-adapter.lora
   neuralforge train --server nf://build-box:8470 --config configs/client.yaml"""
 
 OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "data": (
         ("--from-git", "dataset.from_git", "DIR", "learn from the commit checked out there"),
+        ("--since", "dataset.since", "DATE", "of --from-git only files that have changed since, e.g. '1 week ago'"),
         ("--source", "dataset.sources", "DIR…", "learn from a folder"),
         ("--dataset", "dataset.train_file", "FILE", "learn from a JSONL file"),
         ("--eval-dataset", "dataset.eval_file", "FILE", "hold out this JSONL file"),
@@ -64,6 +66,16 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--gradient-checkpointing", "training.gradient_checkpointing", "", "save memory, recompute activations"),
         ("--int8", "training.int8", "WHERE", "off, backward or full: int8 frozen weights; faster, not exact"),
         ("--engine", "training.engine", "NAME", "auto, fast or general"),
+    ),
+    "learning in sessions": (
+        ("--continue-from", "optimization.continue_from", "ADAPTER", "go on with this adapter, and keep what it knows"),
+        ("--remember", "optimization.remember", "", "of a first session: leave behind what a later one needs"),
+        ("--ewc-lambda", "optimization.ewc_lambda", "L", "how firmly older knowledge is held; 0 for not at all (0.5)"),
+        ("--replay-buffer-size", "optimization.replay_buffer_size", "N", "earlier examples to keep; 0 for none (1000)"),
+        ("--replay-ratio", "optimization.replay_ratio", "F", "share of replayed examples in a batch (0.2)"),
+        ("--replay-balance", "optimization.replay_balance", "HOW", "keep uniform, or even by language or session"),
+        ("--der-alpha", "optimization.der_alpha", "A", "DER++: weight of the answers of that time (0)"),
+        ("--key-file", "optimization.key_file", "FILE", "lock what is kept of the code with this key file"),
     ),
     "output": (
         ("--output", "output.directory", "DIR", "where NAME.lora goes"),

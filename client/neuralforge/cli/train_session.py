@@ -10,7 +10,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.prompt import Prompt
@@ -18,9 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from neuralforge.cli.console import plain_console
+from neuralforge.cli.continuing import (
+    checkpoint_folder,
+    continued,
+    find_key,
+    finish,
+    forget_history,
+    open_learner,
+    opening,
+    remembers,
+)
 from neuralforge.cli.present import dataset_table
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.gather import gather
+from neuralforge.data.git import NothingChanged
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
 from neuralforge_common.atomic import storage_errors
@@ -31,6 +42,8 @@ from neuralforge_common.folder import check_replaceable
 from neuralforge_common.stop import StopRequest
 
 if TYPE_CHECKING:
+    from neuralforge.continual.incremental import IncrementalLearner, Learnt
+    from neuralforge.continual.keys import Key
     from neuralforge.training.trainer import LoRATrainer, TrainResult
 
 CHARACTERS_PER_TOKEN = 3.3
@@ -49,7 +62,7 @@ class Debugging:
 def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
     """Run a whole training; returns the exit status."""
     console = plain_console(soft_wrap=not sys.stdout.isatty())
-    resolved = _resolve(file, overrides)
+    resolved = continued(_resolve(file, overrides))
     config = resolved.config
     _check_writable(config)
     if config.federation.server is not None:
@@ -57,28 +70,40 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
 
         return take_part(resolved, log_level=debugging.log_level)
     _print_notices(resolved, console)
-    dataset = _read(config)
+    key = find_key(resolved) if remembers(resolved) else None
+    try:
+        dataset = _read(config)
+    except NothingChanged as nothing:
+        console.print(f"{nothing.message}: there is nothing to learn")
+        return 0
     console.print(dataset_table(dataset.report))
+    learner = _learner(resolved, key, console) if remembers(resolved) else None
     trainer = _trainer(config, console, debugging)
+    if learner is not None:
+        learner.use(trainer)
     with StopRequest().listening() as stop:
-        result = _learn(config, dataset, trainer, console, stop, debugging)
+        result, learnt = _learn(config, dataset, trainer, learner, console, stop, debugging)
     if not result.completed:
         again = [Path(sys.argv[0]).name, *sys.argv[1:]]
         if config.output.resume != "auto":
             again += ["--resume", "auto"]
+        place = checkpoint_folder(config, learner)
         console.print(
-            f"stopped after step {result.steps}, saved in {_checkpoint_folder(config)}\nto go on: {shlex.join(again)}",
+            f"stopped after step {result.steps}, saved in {place}\nto go on: {shlex.join(again)}",
             soft_wrap=True,  # a command that is broken into lines cannot be copied
         )
         return 128 + (stop.signal or signal.SIGINT)
-    _finish(config, dataset, trainer, result, console)
+    if learnt is None:
+        _finish(config, dataset, trainer, result, console)
+    else:
+        finish(config, dataset, learnt, console)
     return 0
 
 
 def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     """Print the resolved configuration and what it would take; needs neither the base nor the network."""
     console = plain_console()
-    resolved = _resolve(file, overrides)
+    resolved = continued(_resolve(file, overrides))
     config = resolved.config
     table = Table(title="configuration", title_justify="left")
     for name in ("key", "value", "from"):
@@ -86,7 +111,11 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     for key, value in flatten(config).items():
         table.add_row(key, "" if value is None else str(value), str(resolved.origins[key]))
     console.print(table)
-    dataset = _read(config)
+    try:
+        dataset = _read(config)
+    except NothingChanged as nothing:
+        console.print(f"{nothing.message}: there is nothing to learn")
+        return 0
     if config.federation.server is not None:
         from neuralforge.cli.federated_session import preview
 
@@ -149,6 +178,7 @@ def _read(config: TrainConfig) -> Dataset:
     data = config.dataset
     return gather(
         from_git=data.from_git,
+        since=data.since,
         sources=data.sources,
         train_file=data.train_file,
         eval_file=data.eval_file,
@@ -177,21 +207,29 @@ def _print_notices(resolved: ResolvedConfig, console: Console) -> None:
         console.print(notice)
 
 
-def _checkpoint_folder(config: TrainConfig) -> Path:
-    return config.output.checkpoint_dir or run_folder(config.output.directory, config.model.adapter_name)
-
-
 def _not_used(resolved: ResolvedConfig) -> list[str]:
     """Keys that a file may set and that this run has no use for, in words."""
     reasons = {
         "dataset.features": "features do not weight the sampling yet",
         "training.focus_on": "features do not weight the sampling yet",
-        "optimization.ewc_lambda": "a first session has no older knowledge to keep",
-        "optimization.replay_buffer_size": "a first session has nothing to replay",
     }
+    if not remembers(resolved):
+        reasons |= {
+            "optimization.ewc_lambda": "a first session has no older knowledge to keep",
+            "optimization.replay_buffer_size": "a first session has nothing to replay",
+            "optimization.der_alpha": "a first session has nothing to replay",
+        }
     return [
         f"{key}: read and not used, {why}" for key, why in reasons.items() if str(resolved.origins[key]) != "default"
     ]
+
+
+def _learner(resolved: ResolvedConfig, key: Key | None, console: Console) -> IncrementalLearner:
+    with console.status("loading torch") if console.is_terminal else contextlib.nullcontext():
+        learner = open_learner(resolved, key)
+    if resolved.config.optimization.continue_from is not None:
+        console.print(opening(learner))
+    return learner
 
 
 def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoRATrainer:
@@ -244,38 +282,42 @@ def _learn(
     config: TrainConfig,
     dataset: Dataset,
     trainer: LoRATrainer,
+    learner: IncrementalLearner | None,
     console: Console,
     stop: StopRequest,
     debugging: Debugging,
-) -> TrainResult:
+) -> tuple[TrainResult, Learnt | None]:
     from neuralforge.cli.progress import TrainingProgress
     from neuralforge.training.events import Observer
     from neuralforge.training.records import MetricsFile, TensorBoard
 
-    progress = TrainingProgress(console)
+    progress = TrainingProgress(console, first="base" if config.optimization.continue_from is None else "before")
     records = run_folder(config.output.directory, config.model.adapter_name)
     observers: list[Observer] = [MetricsFile(records, profile_memory=debugging.profile_memory), progress]
     board = TensorBoard(config.output.tensorboard) if config.output.tensorboard is not None else None
     if board is not None:
         observers.append(board)
     training = config.training
+    checkpoints = checkpoint_folder(config, learner)
+    how: dict[str, Any] = {
+        "epochs": training.epochs,
+        "schedule": training.scheduler,
+        "warmup_steps": training.warmup_steps,
+        "max_steps": training.max_steps,
+        "eval_steps": training.eval_steps,
+        "early_stopping_patience": training.early_stopping_patience,
+        "checkpoint_dir": checkpoints,
+        "checkpoint_steps": training.checkpoint_steps,
+        "resume": config.output.resume == "auto",
+        "observers": observers,
+        "stop": stop,
+        "track_gradients": debugging.track_gradients,
+    }
     try:
-        return trainer.train(
-            dataset.train,
-            dataset.evaluation or None,
-            epochs=training.epochs,
-            schedule=training.scheduler,
-            warmup_steps=training.warmup_steps,
-            max_steps=training.max_steps,
-            eval_steps=training.eval_steps,
-            early_stopping_patience=training.early_stopping_patience,
-            checkpoint_dir=_checkpoint_folder(config),
-            checkpoint_steps=training.checkpoint_steps,
-            resume=config.output.resume == "auto",
-            observers=observers,
-            stop=stop,
-            track_gradients=debugging.track_gradients,
-        )
+        if learner is None:
+            return trainer.train(dataset.train, dataset.evaluation or None, **how), None
+        learnt = learner.learn_from_session(dataset, **how)
+        return learnt.result, learnt
     finally:
         progress.close()
         if board is not None:
@@ -289,6 +331,7 @@ def _finish(config: TrainConfig, dataset: Dataset, trainer: LoRATrainer, result:
     # so an older one goes before the adapter comes. It holds no secret: see `data.dataset`.
     held_out = run_folder(config.output.directory, config.model.adapter_name) / HELD_OUT_FILE
     held_out.unlink(missing_ok=True)
+    forget_history(config, console)
     path = trainer.save_adapter(config.adapter_path, name=config.model.adapter_name, dataset_digest=dataset.digest)
     if dataset.evaluation:
         write_examples(held_out, dataset.evaluation)

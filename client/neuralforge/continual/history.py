@@ -49,7 +49,7 @@ _MAX_FILE_BYTES = 16 * 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One session: when it was learnt (UTC), from how many examples, beside how many replayed ones.
+    """One session: when it was learnt (UTC), from how many examples, with how many earlier ones at hand (`replayed`).
 
     `held_out` is how many of its examples were kept for the forget report, `max_length` how they were cut,
     `ewc_lambda` what held the weights of the sessions before it.

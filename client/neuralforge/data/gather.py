@@ -15,6 +15,7 @@ from neuralforge_common.errors import DataError
 def gather(
     *,
     from_git: Path | None = None,
+    since: str | None = None,
     sources: Sequence[Path] = (),
     train_file: Path | None = None,
     eval_file: Path | None = None,
@@ -27,7 +28,7 @@ def gather(
 ) -> Dataset:
     """Read, clean and split; nothing on the training side stands, or nearly stands, on the held-out side.
 
-    Raises DataError where there is nothing to learn from.
+    `since` is of `from_git`, see `read_git_tree`. Raises DataError where there is nothing to learn from.
     """
     if train_file is not None:
         return dataset_from_examples(
@@ -45,7 +46,7 @@ def gather(
         )
     streams = [read_source_tree(source, patterns=patterns, languages=languages) for source in sources]
     if from_git is not None:
-        streams.insert(0, read_git_tree(from_git, patterns=patterns, languages=languages))
+        streams.insert(0, read_git_tree(from_git, since=since, patterns=patterns, languages=languages))
     return build_dataset(
         join_sources(streams),
         eval_fraction=eval_fraction,

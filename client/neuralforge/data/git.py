@@ -7,9 +7,11 @@ that the commit gives it.
 
 import hashlib
 import re
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +39,7 @@ def read_git_tree(
     repository: Path,
     *,
     revision: str = "HEAD",
+    since: str | None = None,
     patterns: Iterable[str] = (),
     languages: Iterable[str] = (),
     silence: float = 60.0,
@@ -44,10 +47,13 @@ def read_git_tree(
     """Stream the wanted files of one commit in git's order; content that appears under two names counts once.
 
     Of a folder inside a repository, only what the commit holds under it; `path` starts at the repository's root all
-    the same. `silence` is how many seconds git may go without a byte before it is stopped.
+    the same. With `since`, a date as git takes it, only files that differ from the newest commit before it (on the
+    line of first parents). `silence` is how many seconds git may go without a byte before it is stopped.
 
     Raises:
-        DataError: no git, no repository, no commit, another user's repository, a damaged one, a silent one.
+        NothingChanged: no file differs.
+        DataError: no git, no repository, no commit, another user's repository, a damaged one, a silent one; a date
+            that git does not know.
     """
     selection = select(patterns, languages)
     try:
@@ -61,7 +67,13 @@ def read_git_tree(
     common = Path(git.ask("rev-parse", "--path-format=absolute", "--git-common-dir"))
     name = common.parent.name if common.name == ".git" else common.name.removesuffix(".git")
     tally = Tally()
-    return SourceFiles(_files(git, printable(name), _commit(git, revision), selection, tally), tally)
+    commit = _commit(git, revision)
+    changed = None if since is None else _changed(git, commit, since)
+    return SourceFiles(_files(git, printable(name), commit, selection, changed, tally), tally)
+
+
+class NothingChanged(DataError):
+    """There is nothing to learn from, and nothing is wrong with that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +97,43 @@ def _commit(git: Git, revision: str) -> str:
     raise DataError(f"{git.name}: no commit named {revision!r}", hint=hint)
 
 
-def _files(git: Git, repo: str, commit: str, selection: Selection, tally: Tally) -> Iterator[SourceFile]:
-    with closing(_wanted(git, commit, selection, tally)) as wanted, git.run("cat-file", "--batch") as reader:
+def _changed(git: Git, commit: str, since: str) -> frozenset[bytes] | None:
+    """The names of all files that differ from the newest commit before that moment; None where there is none."""
+    answer = git.ask("rev-parse", f"--since={since}").removeprefix("--max-age=")
+    moment = int(answer) if answer.isdecimal() else 0
+    # Git takes any word for a date; one that it does not know is this very moment.
+    if not 0 < moment < time.time() - 1:
+        raise DataError(f"{since!r} names no moment of the past", hint="a date as git takes it: 2026-03-01, 1 week ago")
+    base = git.ask("rev-list", "-n", "1", "--first-parent", f"--min-age={moment}", commit)
+    if not base:
+        if git.ask("rev-parse", "--is-shallow-repository") == "true":
+            raise DataError(
+                f"{git.name}: the clone is shallow and does not reach back to {_day(moment)}",
+                hint="git fetch --unshallow",
+            )
+        return None
+    changed = set()
+    # Trees alone are compared: no content is read, so that no attribute has an occasion to name a program.
+    quiet = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
+    with git.run("diff-tree", "-r", "-z", "--name-only", "--diff-filter=d", *quiet, base, commit) as lister:
+        while name := lister.until(b"\0"):
+            changed.add(name)
+            if len(changed) > MAX_ENTRIES:
+                raise DataError(f"{git.name}: over {MAX_ENTRIES:,} files have changed, wanted fewer", hint=DAMAGED)
+        lister.succeeded()
+    if not changed:
+        raise NothingChanged(f"{git.name}: nothing has changed since {_day(moment)} ({since})")
+    return frozenset(changed)
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _files(
+    git: Git, repo: str, commit: str, selection: Selection, changed: frozenset[bytes] | None, tally: Tally
+) -> Iterator[SourceFile]:
+    with closing(_wanted(git, commit, selection, changed, tally)) as wanted, git.run("cat-file", "--batch") as reader:
         while batch := list(islice(wanted, _BATCH)):
             reader.write(b"".join(blob.name + b"\n" for blob in batch))
             for blob in batch:
@@ -98,7 +145,9 @@ def _files(git: Git, repo: str, commit: str, selection: Selection, tally: Tally)
                 yield SourceFile(path=blob.path, text=text, language=language, repo=repo, commit=commit)
 
 
-def _wanted(git: Git, commit: str, selection: Selection, tally: Tally) -> Generator[_Blob, None, None]:
+def _wanted(
+    git: Git, commit: str, selection: Selection, changed: frozenset[bytes] | None, tally: Tally
+) -> Generator[_Blob, None, None]:
     """Go through the commit's names, never their content, and pass on what is worth reading."""
     seen: set[bytes] = set()
     with git.run("ls-tree", "-r", "-l", "-z", "--full-name", commit) as lister:
@@ -110,6 +159,8 @@ def _wanted(git: Git, commit: str, selection: Selection, tally: Tally) -> Genera
             mode, _, name, size = details.split()
             path = raw_path.decode("utf-8", "backslashreplace")
             reason = _refused(mode, size, path, selection)
+            if not reason and changed is not None and raw_path not in changed:
+                reason = "not changed since then"
             if not reason and name in seen:
                 reason = "same content as another file"
             if reason:

@@ -3,9 +3,9 @@
 A repository brings its own configuration, and configuration names programs: file system monitors, filters, diff and
 merge drivers, hooks, pagers, transports. What keeps them from running:
 
-- Callers use only plumbing that compares nothing and writes nothing: `rev-parse`, `ls-tree`, `cat-file --batch`.
-  These look at neither work tree, index nor attributes, so no monitor, filter or driver has an occasion. (`status`,
-  `diff` and even `ls-files` do.)
+- Callers use only plumbing that reads no content but by its name, and writes nothing: `rev-parse`, `rev-list`,
+  `ls-tree`, `diff-tree --name-only` between two trees, `cat-file --batch`. These look at neither work tree, index nor
+  attributes, so no monitor, filter or driver has an occasion. (`status`, `diff`, `log` and even `ls-files` do.)
 - A partial clone fetches missing objects behind the reader's back, through programs that its configuration names.
   `GIT_NO_LAZY_FETCH` forbids it where git knows the word (2.39.4, 2.45 and later); `GIT_ALLOW_PROTOCOL`, which
   outranks every configuration, forbids each transport in all versions.

@@ -51,13 +51,16 @@ class OpenedAdapter:
         made = make_engine(self.peft, self._flat, EngineOptions(), base=base, max_length=max_length)
         self._engine = made.engine
 
-    def score(self, examples: Sequence[Example], *, adapter: bool) -> list[ExampleScore]:
-        """Scores of the examples in their order, with the adapter or with the base alone."""
+    def score(self, examples: Sequence[Example], *, adapter: bool, max_length: int | None = None) -> list[ExampleScore]:
+        """Scores of the examples in their order, with the adapter or with the base alone.
+
+        `max_length` may cut them shorter than the adapter was opened for.
+        """
         self._switch(adapter)
         tokenized = tokenize(
             examples,
             self.base.tokenizer,
-            max_length=self._max_length,
+            max_length=max_length or self._max_length,
             end_token_id=self.base.end_token_id,
             is_encoder_decoder=self.base.is_encoder_decoder,
         )

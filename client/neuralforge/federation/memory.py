@@ -1,4 +1,4 @@
-"""What a client keeps from round to round: its personal matrices, and what a narrow wire format left unsent.
+"""What a client keeps from round to round: personal matrices, what a narrow wire format left unsent, what EWC holds.
 
 One private file a round, written whole or not at all, the newest `KEPT` of them. A round that is repeated begins from
 the same entry as before, and so ends with the same bytes.
@@ -61,7 +61,7 @@ class Memory:
             if number >= before:
                 continue
             try:
-                return _read(read_private_file(path, limit=MAX_STATE_BYTES + _MAX_HEADER_BYTES), binding, number)
+                return _read(read_private_file(path, limit=4 * MAX_STATE_BYTES + _MAX_HEADER_BYTES), binding, number)
             except AdapterError as fault:
                 self._tell(f"what this client kept in round {number} is passed over: {path}: {fault.message}")
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from neuralforge.evaluation.metrics import Evaluation
 from neuralforge.federation import policy as site
 from neuralforge.federation.memory import Binding, Memory
 from neuralforge.federation.parts import add_unsent, client_state
+from neuralforge.federation.remembering import Remembering
 from neuralforge.federation.resident import ResidentModel
 from neuralforge.training.events import Event, Observer, StepDone
 from neuralforge.training.penalty import Penalty, Proximal
@@ -51,8 +52,8 @@ class Participant:
 
     `data` was gathered on this machine; nothing that a plan says can change what is read. A client with less than the
     plan's rank at its disposal (`max_rank`) trains the first components and holds the others at zero, so that the
-    adapter's scaling stays what it is. `adapter_path` is where the finished adapter goes, None for nowhere. `now` is
-    local time. `stop` is asked before each step.
+    adapter's scaling stays what it is. `adapter_path` is where the finished adapter goes, None for nowhere.
+    `remembering` holds what this client has learnt before. `now` is local time. `stop` is asked before each step.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Participant:
         policy: SitePolicy | None = None,
         max_rank: int = MAX_RANK,
         adapter_path: Path | None = None,
+        remembering: Remembering | None = None,
         now: Callable[[], datetime] = datetime.now,
         observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
@@ -74,6 +76,7 @@ class Participant:
         self.policy = policy or SitePolicy()
         self.max_rank = max_rank
         self.adapter_path = adapter_path
+        self.remembering = remembering or Remembering()
         self._now = now
         self._observers = tuple(observers)
         self._stop = stop
@@ -127,7 +130,7 @@ class Participant:
         binding = self._binding(plan, layout, rank)
         kept = self.memory.recall(binding, before=plan.round)
         before = client_state(plan, layout, state, kept, rank=rank)
-        steps, tokens, loss = self._learn(plan, trainer, layout, before, rank)
+        steps, tokens, loss = self._learn(plan, trainer, layout, before, rank, kept)
         after = layout.flatten(trainer.state())
 
         delta = layout.resized((after - before)[layout.part_slice(plan.part)], rank, part=plan.part)
@@ -136,6 +139,9 @@ class Participant:
         if plan.personal != "none":
             own = after[layout.part_slice(plan.personal)]
             remembered[plan.personal] = layout.resized(own, rank, part=plan.personal)
+        remembered |= self.remembering.consolidated(
+            plan, trainer, self._tokenized(plan, trainer)[0], kept, rank=rank, seed=round_seed(plan)
+        )
         if kept or remembered:  # nothing left to remember is worth an entry, too: it replaces an older one
             self.memory.keep(binding, plan.round, remembered)
 
@@ -253,7 +259,13 @@ class Participant:
         return trainer, layout, min(plan.spec.rank, self.max_rank)
 
     def _learn(
-        self, plan: RoundPlan, trainer: LoRATrainer, layout: AdapterLayout, before: FloatArray, rank: int
+        self,
+        plan: RoundPlan,
+        trainer: LoRATrainer,
+        layout: AdapterLayout,
+        before: FloatArray,
+        rank: int,
+        kept: Mapping[str, FloatArray],
     ) -> tuple[int, int, float]:
         """Train the plan's part, and what is personal, from `before`: steps, tokens read, mean loss of the steps."""
         trainer.load_state(layout.unflatten(before))
@@ -262,6 +274,7 @@ class Participant:
         penalties: list[Penalty] = []
         if plan.proximal_mu > 0:
             penalties.append(Proximal(mu=plan.proximal_mu, anchor=trainer.flat.vector.detach().clone()))
+        penalties += self.remembering.penalties(plan, trainer, kept, before, rank=rank)
         losses: list[float] = []
 
         def listen(event: Event) -> None:
@@ -277,6 +290,7 @@ class Participant:
             seed=round_seed(plan),
             max_grad_norm=plan.max_grad_norm,
             penalties=penalties,
+            source=self.remembering.source(trainer, self.data),
             trainable=None if whole else trainer.flat.mask(sides, components=rank),
             observers=(listen, *self._observers),
             stop=self._stop,

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import torch
 
+from neuralforge.continual.item import ReplayItem
+from neuralforge.continual.keys import choose_key
+from neuralforge.continual.replay import ReplayBuffer
+from neuralforge.continual.vault import read_header
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.gather import gather
+from neuralforge.data.run_folder import REPLAY
 from neuralforge.federation.home import MEMORY, client_home
 from neuralforge.federation.memory import Memory
 from neuralforge.federation.participant import Participant
+from neuralforge.federation.remembering import Remembering
 from neuralforge.federation.resident import ResidentModel
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
@@ -57,15 +63,48 @@ def make_participant(
     config = resolved.config
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
+    data = dataset if dataset is not None else read_dataset(config)
     return Participant(
         resident_model(resolved),
-        dataset if dataset is not None else read_dataset(config),
+        data,
         memory=Memory(memory, tell=tell),
         policy=load_site_policy(config.federation.policy) if config.federation.policy else SitePolicy(),
         max_rank=config.federation.max_rank or MAX_RANK,
         adapter_path=config.adapter_path,
+        remembering=remembering(resolved, data, memory / REPLAY),
         observers=observers,
         stop=stop,
+    )
+
+
+def remembering(resolved: ResolvedConfig, data: Dataset, folder: Path) -> Remembering:
+    """What keeps this client from forgetting; only what somebody has asked for, a federation's rounds are not ours.
+
+    `folder` is the replay buffer of this federation. Today's examples join it before anything of it is replayed, so
+    that a restart with the same data replays the same.
+
+    Raises:
+        VaultError: there is no key for it, or another one.
+        StorageError: the disk refuses.
+    """
+    optimization = resolved.config.optimization
+    asked = {key for key, origin in resolved.origins.items() if origin.kind != "default"}
+    items: tuple[ReplayItem, ...] = ()
+    if "optimization.replay_buffer_size" in asked and optimization.replay_buffer_size > 0:
+        header = read_header(folder)
+        key = choose_key(header.kind if header else None, key_file=optimization.key_file)
+        buffer = ReplayBuffer.open(
+            folder, key, max_size=optimization.replay_buffer_size, balance=optimization.replay_balance or "uniform"
+        )
+        session = data.digest[:16]
+        if session not in buffer.sessions:
+            buffer.add(data.train, session=session)
+        items = buffer.items
+    return Remembering(
+        ewc_lambda=optimization.ewc_lambda if "optimization.ewc_lambda" in asked else 0.0,
+        anchor=optimization.anchor,
+        items=items,
+        share=optimization.replay_ratio,
     )
 
 
@@ -106,6 +145,7 @@ def read_dataset(config: TrainConfig) -> Dataset:
     data = config.dataset
     return gather(
         from_git=data.from_git,
+        since=data.since,
         sources=data.sources,
         train_file=data.train_file,
         eval_file=data.eval_file,

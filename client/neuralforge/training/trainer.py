@@ -112,7 +112,7 @@ class LoRATrainer:
         self._learning_rate = learning_rate
         self._batch_size = batch_size
         self._accumulation = gradient_accumulation_steps
-        self._max_length = max_length
+        self.max_length = max_length
         self._max_grad_norm = max_grad_norm
         self._weight_decay = weight_decay
         self._seed = seed
@@ -244,15 +244,18 @@ class LoRATrainer:
         """Score the adapter as it stands on a JSONL file or examples."""
         return summarize(score_all(self.engine, self.tokenize(dataset)))
 
-    def tokenize(self, dataset: Dataset) -> list[TokenizedExample]:
-        """A dataset as token ids of this base, cut to `max_length`; one of token ids is taken as it is."""
+    def tokenize(self, dataset: Dataset, *, max_length: int | None = None) -> list[TokenizedExample]:
+        """A dataset as token ids of this base, cut to `max_length`; one of token ids is taken as it is.
+
+        `max_length` None is the trainer's own.
+        """
         examples = list(read_examples(Path(dataset)) if isinstance(dataset, str | Path) else dataset)
         if examples and isinstance(examples[0], TokenizedExample):
             return cast(list[TokenizedExample], examples)
         return tokenize(
             cast(list[Example], examples),
             self.base.tokenizer,
-            max_length=self._max_length,
+            max_length=max_length or self.max_length,
             end_token_id=self.base.end_token_id,
             is_encoder_decoder=self.base.is_encoder_decoder,
         )

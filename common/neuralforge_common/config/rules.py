@@ -8,9 +8,9 @@ from neuralforge_common.config.schema import TrainConfig
 # A layer that sets the key on the left silences the keys on the right in the layers below it: `--from-git` on the
 # command line replaces a file's `train_file`.
 ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
-    "dataset.train_file": ("dataset.from_git", "dataset.sources"),
+    "dataset.train_file": ("dataset.from_git", "dataset.sources", "dataset.since"),
     "dataset.from_git": ("dataset.train_file", "dataset.sources"),
-    "dataset.sources": ("dataset.train_file", "dataset.from_git"),
+    "dataset.sources": ("dataset.train_file", "dataset.from_git", "dataset.since"),
     "training.fp16": ("training.precision",),
     "training.precision": ("training.fp16",),
 }
@@ -23,6 +23,8 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
         yield ("dataset.from_git", "dataset.train_file"), "cannot be used together with dataset.train_file"
     if data.train_file is not None and data.sources:
         yield ("dataset.sources", "dataset.train_file"), "cannot be used together with dataset.train_file"
+    if data.since is not None and data.from_git is None:
+        yield ("dataset.since", "dataset.from_git"), "needs dataset.from_git: a file or a folder has no commits"
     if data.eval_file is not None and data.eval_file == data.train_file:
         yield (
             ("dataset.eval_file", "dataset.train_file"),
@@ -35,6 +37,17 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
         )
     if training.fp16 and training.precision not in ("auto", "fp16"):
         yield ("training.fp16", "training.precision"), f"contradicts training.precision: {training.precision}"
+    keeping = config.optimization
+    if keeping.continue_from is not None and config.federation.server is not None:
+        yield (
+            ("optimization.continue_from", "federation.server"),
+            "cannot be used together with federation.server: a federation says which adapter is trained",
+        )
+    if keeping.der_alpha > 0 and keeping.replay_buffer_size == 0:
+        yield (
+            ("optimization.der_alpha", "optimization.replay_buffer_size"),
+            "needs replayed examples, optimization.replay_buffer_size is 0",
+        )
     if training.engine == "general" and training.int8 != "off":
         yield ("training.int8", "training.engine"), "needs the fast engine, training.engine is general"
     if training.engine == "general" and not training.context_gradients:

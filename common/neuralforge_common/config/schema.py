@@ -97,6 +97,7 @@ class DatasetSection(Section):
     train_file: Annotated[FilePath | None, PATH] = None
     eval_file: Annotated[FilePath | None, PATH] = None
     from_git: Annotated[AnyPath | None, PATH] = None
+    since: Annotated[Line | None, Wanted("a date as git takes it, such as 2026-03-01 or 1 week ago")] = None
     sources: Paths = ()
     patterns: Texts = ()
     language: Annotated[Line | None, TEXT] = None
@@ -108,10 +109,23 @@ class DatasetSection(Section):
 
 
 class OptimizationSection(Section):
-    """`optimization:` what keeps old knowledge."""
+    """`optimization:` what keeps old knowledge while an adapter is continued, and where the key to it is.
 
+    `remember` has a first session leave behind what a later one needs. `anchor` is for a federation's rounds: what EWC
+    holds the weights to, this client's own adapter of the round before or the federation's.
+    """
+
+    continue_from: Annotated[FilePath | None, PATH] = None
     ewc_lambda: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.5
+    anchor: Annotated[Literal["own", "global"], Wanted("own or global")] = "own"
     replay_buffer_size: Annotated[Whole, Field(ge=0), FROM_0] = 1000
+    replay_ratio: Share = 0.2
+    replay_balance: Annotated[
+        Literal["uniform", "language", "session"] | None, Wanted("uniform, language or session")
+    ] = None
+    der_alpha: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
+    key_file: Annotated[FilePath | None, PATH] = None
+    remember: Annotated[bool, FLAG] = False
 
 
 class OutputSection(Section):
