@@ -61,9 +61,7 @@ def test_the_wheel_holds_the_packages_the_embedded_base_and_no_test(wheel: Path)
     assert sum(size for name, size in sizes.items() if name.startswith(base)) < 8_000_000
     strange = [name for name in sizes if re.search(r"tests?/|conftest|__pycache__|\.pyc$|\.ya?ml$|benchmarks", name)]
     assert strange == []
-    sources = {
-        path.relative_to(ROOT / top).as_posix() for top in FOLDERS for path in (ROOT / top).rglob("*.py")
-    }
+    sources = {path.relative_to(ROOT / top).as_posix() for top in FOLDERS for path in (ROOT / top).rglob("*.py")}
     assert sources <= sizes.keys()
     assert any(name.endswith("licenses/LICENSE") for name in sizes)
 
