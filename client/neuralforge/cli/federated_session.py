@@ -55,10 +55,11 @@ def take_part(resolved: ResolvedConfig, *, log_level: str) -> int:
     )
     with _status(console, "loading torch"):
         from neuralforge.cli.federated_progress import RoundProgress
+        from neuralforge.data.configured import read_dataset
         from neuralforge.federation.app import make_client_app
         from neuralforge.federation.connection import FINISH, Asked, Event, Resident
         from neuralforge.federation.flower import Stopped
-        from neuralforge.federation.prepare import make_participant, read_dataset
+        from neuralforge.federation.prepare import make_participant
         from neuralforge.federation.session import open_session
     dataset = read_dataset(config)
     console.print(dataset_table(dataset.report))

@@ -29,8 +29,8 @@ from neuralforge.cli.continuing import (
     remembers,
 )
 from neuralforge.cli.present import dataset_table
+from neuralforge.data.configured import read_dataset
 from neuralforge.data.dataset import Dataset
-from neuralforge.data.gather import gather
 from neuralforge.data.git import NothingChanged
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
@@ -72,7 +72,7 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
     _print_notices(resolved, console)
     key = find_key(resolved) if remembers(resolved) else None
     try:
-        dataset = _read(config)
+        dataset = read_dataset(config)
     except NothingChanged as nothing:
         console.print(f"{nothing.message}: there is nothing to learn")
         return 0
@@ -112,7 +112,7 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
         table.add_row(key, "" if value is None else str(value), str(resolved.origins[key]))
     console.print(table)
     try:
-        dataset = _read(config)
+        dataset = read_dataset(config)
     except NothingChanged as nothing:
         console.print(f"{nothing.message}: there is nothing to learn")
         return 0
@@ -172,23 +172,6 @@ def _ask(question: str, *, default: str) -> str:
 
 def _resolve(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
     return resolve_train_config(Path(file) if file else None, overrides, os.environ)
-
-
-def _read(config: TrainConfig) -> Dataset:
-    data = config.dataset
-    return gather(
-        from_git=data.from_git,
-        since=data.since,
-        sources=data.sources,
-        train_file=data.train_file,
-        eval_file=data.eval_file,
-        patterns=data.patterns,
-        languages=tuple(name.strip() for name in (data.language or "").split(",") if name.strip()),
-        eval_fraction=data.eval_fraction,
-        max_samples=data.max_samples,
-        max_eval_samples=data.max_eval_samples,
-        seed=config.training.seed,
-    )
 
 
 def _check_writable(config: TrainConfig) -> None:

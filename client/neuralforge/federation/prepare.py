@@ -12,8 +12,8 @@ from neuralforge.continual.item import ReplayItem
 from neuralforge.continual.keys import choose_key
 from neuralforge.continual.replay import ReplayBuffer
 from neuralforge.continual.vault import read_header
+from neuralforge.data.configured import read_dataset
 from neuralforge.data.dataset import Dataset
-from neuralforge.data.gather import gather
 from neuralforge.data.run_folder import REPLAY
 from neuralforge.federation.home import MEMORY, client_home
 from neuralforge.federation.memory import Memory
@@ -28,7 +28,6 @@ from neuralforge.training.trainer import DEFAULT_CACHE_BYTES
 from neuralforge_common.adapter import MAX_RANK
 from neuralforge_common.config.load import ResolvedConfig, resolve_train_config
 from neuralforge_common.config.policy import SitePolicy, load_site_policy
-from neuralforge_common.config.schema import TrainConfig
 
 
 def participant_from_config(file: Path) -> Participant:
@@ -137,22 +136,4 @@ def resident_model(resolved: ResolvedConfig) -> ResidentModel:
             cache_bytes=DEFAULT_CACHE_BYTES if training.cache_prefix else 0,
         ),
         fp16=training.requested_precision == "fp16",
-    )
-
-
-def read_dataset(config: TrainConfig) -> Dataset:
-    """The examples of this machine, cleaned and split; raises DataError."""
-    data = config.dataset
-    return gather(
-        from_git=data.from_git,
-        since=data.since,
-        sources=data.sources,
-        train_file=data.train_file,
-        eval_file=data.eval_file,
-        patterns=data.patterns,
-        languages=tuple(name.strip() for name in (data.language or "").split(",") if name.strip()),
-        eval_fraction=data.eval_fraction,
-        max_samples=data.max_samples,
-        max_eval_samples=data.max_eval_samples,
-        seed=config.training.seed,
     )
