@@ -55,6 +55,7 @@ SECRETS = [
     *_each("slack-token", "xoxa- xoxb- xoxe- xoxe. xoxo- xoxp- xoxr- xoxs-", DIGITS, 12),
     ("slack-token", "xapp-", f"1-A{some(UPPER + DIGITS, 10)}-{some(DIGITS, 13)}-{some(HEX, 64)}"),
     *_each("slack-webhook", "hooks.slack.com/services/ hooks.slack.com/workflows/", ALNUM + "/", 44),
+    *_each("neuralforge-invitation", "nfj_", URL_SAFE, 43),
     *_each("stripe-key", "sk_live_ sk_test_ rk_live_ rk_test_", ALNUM, 24),
     *_each("stripe-key", "whsec_", ALNUM, 32),
     *_each("hf-token", "hf_ api_org_", ALNUM, 34),
