@@ -111,7 +111,8 @@ def rotation(
     joined: JoinedFederation, signer: ec.EllipticCurvePrivateKey, **said: object
 ) -> tuple[messages.RotateKeyRequest, ec.EllipticCurvePrivateKey]:
     new_key = ec.generate_private_key(ec.SECP384R1())
-    true = {"name": joined.record.name, "new_key": new_key.public_key(), "time": time.time()}
+    ago = float(str(said.pop("ago", 0.0)))
+    true = {"name": joined.record.name, "new_key": new_key.public_key(), "time": time.time() - ago}
     signed = true | said
     return messages.RotateKeyRequest(
         signing_request_pem=create_request(new_key), time=signed["time"], signature=sign_rotation(signer, **signed)
@@ -126,7 +127,7 @@ OTHER = ec.generate_private_key(ec.SECP384R1())
     [
         ({"name": "somebody-else"}, "not signed by the key that is to be replaced"),
         ({"new_key": OTHER.public_key()}, "not signed by the key that is to be replaced"),
-        ({"time": time.time() - 1000}, "signed -10"),
+        ({"ago": 1000.0}, "the rotation was signed -1"),
         ({"time": float("nan")}, "away from this clock"),
         ({"time": float("inf")}, "away from this clock"),
     ],
