@@ -274,20 +274,23 @@ def _server() -> grpc.Server:
 
 def _listen(server: grpc.Server, credentials: Any, host: str, port: int, key: str) -> int:
     where = endpoint(host, port)
-    try:
-        bound = server.add_secure_port(where, credentials)
-    except RuntimeError:
-        bound = 0
+    # Before gRPC tries: it may write lines of its own beside our one.
+    reason, bound = _why_not(host, port), 0
+    if not reason:
+        try:
+            bound = server.add_secure_port(where, credentials)
+        except RuntimeError:
+            bound = 0
     if not bound:
         raise FederationError(
-            f"cannot listen on {where}: {_why_not(host, port)}",
+            f"cannot listen on {where}: {reason or _why_not(host, port) or 'the address cannot be used'}",
             hint=f"choose another {key}, or stop what uses it" if port else "choose another listen.host",
         )
     return int(bound)
 
 
 def _why_not(host: str, port: int) -> str:
-    # gRPC does not say why: ask the system once more.
+    """Why nobody could listen there now, in the system's words; empty where one could."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -295,4 +298,4 @@ def _why_not(host: str, port: int) -> str:
             probe.bind(place)
     except OSError as error:
         return (error.strerror or str(error)).lower()
-    return "the address cannot be used"
+    return ""
