@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,12 @@ def altered_base(nf_tiny: Path) -> Callable[..., Path]:
     return make
 
 
+def _at_a_terminal() -> None:
+    os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the controlling terminal
+    # Whoever runs the tests in a shell's background has had Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A program that runs at a terminal, and what it has shown so far."""
 
@@ -124,7 +131,7 @@ class Terminal:
             stderr=slave,
             start_new_session=True,
             close_fds=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+            preexec_fn=_at_a_terminal,
         )
         os.close(slave)
 
