@@ -53,7 +53,9 @@ def copy_if_there(source: str, target: str) -> None:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     place = tmp_path_factory.mktemp("story")
-    with Team(place=place, members=("ann", "bob", "eve"), rounds=ROUNDS, min_clients=2, evaluate_every=ROUNDS) as team:
+    with Team(
+        place=place, members=("ann", "bob", "eve"), rounds=ROUNDS, steps=30, min_clients=2, evaluate_every=ROUNDS
+    ) as team:
         team.wait_for_server(server := team.start_server())
         team.join_all()
         clients = {"eve": team.start_client("eve")}
