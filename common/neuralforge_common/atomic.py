@@ -78,12 +78,12 @@ def open_atomically(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
-                _sync_descriptor(descriptor)
+                sync_descriptor(descriptor)
                 temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_bytes_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -121,7 +121,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             # The new folder stands; what is left of the old one is rubbish that the next call removes if this cannot.
             shutil.rmtree(outdated, ignore_errors=True)
         finally:
@@ -136,7 +136,7 @@ def recover_folder(path: Path) -> bool:
     for aside in _siblings(path, "old"):
         if _is_abandoned(_other(aside)):
             aside.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return True
     return False
 
@@ -269,7 +269,7 @@ def _put_in_place(temporary: Path, path: Path) -> Path:
     except BaseException:
         aside.rename(path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     with contextlib.suppress(OSError):  # the new folder stands; the next call removes the old one
         aside.rename(temporary)
     return temporary
@@ -302,16 +302,17 @@ def _sync_tree(root: Path) -> None:
                 continue
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _sync_descriptor(descriptor)
+                sync_descriptor(descriptor)
             finally:
                 os.close(descriptor)
-        _sync_folder(Path(folder))
+        sync_folder(Path(folder))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _sync_descriptor(descriptor)
+        sync_descriptor(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
             raise
@@ -319,7 +320,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_descriptor(descriptor: int) -> None:
+def sync_descriptor(descriptor: int) -> None:
+    """Makes what was written to an open file outlast a power cut."""
     if sys.platform == "darwin":
         # On macOS fsync reaches only the drive's cache.
         with contextlib.suppress(OSError):

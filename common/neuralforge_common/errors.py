@@ -10,6 +10,8 @@
     ├── CheckpointError         a checkpoint that is damaged or belongs to another run
     ├── StorageError            the disk: full, read-only, not writable
     ├── VaultError              an encrypted store: no key, another key, damaged
+    ├── PrivacyError            a combination that cannot be private, a damaged ledger
+    │   └── BudgetSpent         a step that would exceed the privacy budget
     └── FederationError         the other side of a federation: unreachable, unknown, another version, not allowed
 
 A message says what is wrong, what was found and what was wanted; the hint says the way out. Only the command
@@ -71,6 +73,14 @@ class StorageError(NeuralForgeError):
 
 class VaultError(NeuralForgeError):
     """An encrypted store that cannot be opened: no key, another key, or damaged."""
+
+
+class PrivacyError(NeuralForgeError):
+    """A privacy budget that is spent, a combination that cannot be private, or a ledger that cannot be trusted."""
+
+
+class BudgetSpent(PrivacyError):
+    """A step that would exceed the privacy budget; nothing was charged for it, and nothing learnt."""
 
 
 class FederationError(NeuralForgeError):
