@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from neuralforge.federation.connection import EVALUATE, FINISH, TRAIN, Asked, Event, Sent
+from neuralforge.federation.private_rounds import PrivateRounds
 from neuralforge.training.events import Event as TrainingEvent
 from neuralforge.training.events import StepDone
+from neuralforge_common.plan import RoundPlan
+from neuralforge_common.privacy import LEVELS, PrivacyTerms
 
 WAITING = "waiting for the coordinator"
 
@@ -24,6 +27,9 @@ class RoundProgress:
         self._fault: Exception | None = None
         self.finish_fault: Exception | None = None
         """What kept the finished adapter from being saved."""
+        self.private: PrivateRounds | None = None
+        """Where the spending of private rounds is looked up."""
+        self._told: PrivacyTerms | None = None
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -57,9 +63,11 @@ class RoundProgress:
     def training(self, event: TrainingEvent) -> None:
         """An observer of the training."""
         if isinstance(event, StepDone):
-            self._losses.append(event.loss)
+            figures = f"{event.step}/{event.total_steps}"
+            if event.loss is not None:
+                self._losses.append(event.loss)
+                figures += f"  loss {event.loss:.3f}"
             if self._bar is not None and self._task is not None:
-                figures = f"{event.step}/{event.total_steps}  loss {event.loss:.3f}"
                 self._bar.update(self._task, total=event.total_steps, completed=event.step, figures=figures)
 
     def rounds(self, event: Event) -> None:
@@ -68,6 +76,9 @@ class RoundProgress:
             case Asked():
                 self._losses.clear()
                 self._fault = None
+                if event.plan is not None and event.plan.privacy not in (None, self._told):
+                    self._told = event.plan.privacy
+                    self.say(_terms(event.plan))
                 if event.plan is not None and event.kind in (TRAIN, EVALUATE):
                     doing = "" if event.kind == TRAIN else ", held-out examples"
                     self._phase(f"round {event.plan.round}/{event.plan.rounds}{doing}")
@@ -75,6 +86,9 @@ class RoundProgress:
                 line = self._line(event)
                 if line:
                     self._console.print(line, soft_wrap=True)
+                plan = event.answer.plan
+                if plan is not None and plan.privacy is not None and event.answer.kind == TRAIN:
+                    self._spending(plan)
                 self._phase(WAITING)
 
     def _line(self, sent: Sent) -> str:
@@ -94,11 +108,31 @@ class RoundProgress:
             return f"{name}: together, perplexity {scores[0]:.2f} on held-out code, token accuracy {scores[1]:.1%}"
         return ""
 
+    def _spending(self, plan: RoundPlan) -> None:
+        spending = self.private.spent() if self.private is not None else None
+        if spending is not None and plan.privacy is not None:
+            self.say(
+                f"privacy spent: ε = {spending.epsilon:.3g} of {plan.privacy.target_epsilon:g} at δ = "
+                f"{spending.delta:g}, {LEVELS[spending.unit]}, in {spending.steps:,} steps"
+            )
+
     def _phase(self, description: str) -> None:
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(description, total=None, figures="")
+
+
+def _terms(plan: RoundPlan) -> str:
+    """A private plan as its owner should know it."""
+    terms = plan.privacy
+    if terms is None:
+        return ""
+    return (
+        f"private rounds: in each step a {terms.unit} is drawn with probability {terms.sample_rate:g}, its gradient "
+        f"clipped to {terms.max_grad_norm:g}, the noise multiplier is {terms.noise_multiplier:g}; in all rounds "
+        f"together at most ε = {terms.target_epsilon:g} at δ = {terms.delta:g}, {LEVELS[terms.unit]}"
+    )
 
 
 def size(count: int) -> str:

@@ -77,12 +77,15 @@ class TrainingProgress:
             self._task = self._bar.add_task("train", total=event.total_steps, completed=event.step, figures="")
 
     def _step(self, event: StepDone) -> None:
-        self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
+        if event.loss is not None:
+            self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
         self._tokens += event.tokens
         self._seconds += event.seconds
         self._steps += 1
         speed = self._tokens / self._seconds
-        figures = f"loss {self._loss:.3f}  {speed:,.0f} tokens/s"
+        figures = f"{speed:,.0f} tokens/s"
+        if self._loss is not None:
+            figures = f"loss {self._loss:.3f}  {figures}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=event.step, figures=figures)
             return

@@ -42,8 +42,8 @@ def make_engine(
         precision = str(base_model.get_input_embeddings().weight.dtype).removeprefix("torch.")
         notices.append(f"fp16: not available on {flat.vector.device.type}, computing in {precision}")
     reason = refusal(model, max_length)
-    if options.engine == "general":
-        reason = "the general engine was asked for"
+    if options.engine in ("general", "opacus"):
+        reason = f"the {options.engine} engine was asked for"
     if reason is None:
         return Chosen(FastEngine(model, flat, options), tuple(notices))
     if options.engine == "fast":
@@ -51,15 +51,17 @@ def make_engine(
     if options.int8 != "off" or not options.context_gradients:
         asked = "int8" if options.int8 != "off" else "context_gradients: false"
         raise TrainingError(f"{asked} needs the fast engine, which cannot train this: {reason}", hint="leave it out")
-    return Chosen(
-        GeneralEngine(
-            model,
-            flat,
-            options,
-            is_encoder_decoder=base.is_encoder_decoder,
-            pad_token_id=int(base.tokenizer.pad_token_id or 0),
-            autocast_fp16=fp16 and on_gpu,
-            loss_scale=LARGEST_SCALE if fp16 and on_gpu and gradient_scaling else 1.0,
-        ),
-        tuple(notices),
+    general = GeneralEngine(
+        model,
+        flat,
+        options,
+        is_encoder_decoder=base.is_encoder_decoder,
+        pad_token_id=int(base.tokenizer.pad_token_id or 0),
+        autocast_fp16=fp16 and on_gpu,
+        loss_scale=LARGEST_SCALE if fp16 and on_gpu and gradient_scaling else 1.0,
     )
+    if options.engine == "opacus":
+        from neuralforge.training.opacus_engine import OpacusEngine  # as heavy as it is rare
+
+        return Chosen(OpacusEngine(general, model, flat, options), tuple(notices))
+    return Chosen(general, tuple(notices))

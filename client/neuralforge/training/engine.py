@@ -13,7 +13,7 @@ from neuralforge.data.soft import TopLogits
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.loss import TokenScores
 
-EngineName = Literal["auto", "fast", "general"]
+EngineName = Literal["auto", "fast", "general", "opacus"]
 Int8 = Literal["off", "backward", "full"]
 Attention = Literal["auto", "sdpa", "matmul"]
 
@@ -54,6 +54,24 @@ class Engine(Protocol):
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats.
 
         The loss is cross-entropy, and what `batch.soft` says for the examples that it names.
+        """
+        ...
+
+    def accumulate_each(
+        self,
+        batch: Batch,
+        rows: torch.Tensor,
+        *,
+        owners: Sequence[int],
+        scales: Sequence[float],
+        sides: str = "AB",
+        seed: int,
+    ) -> list[float]:
+        """Add the gradient of `scales[i]` · the summed loss of example i alone to `rows[owners[i]]`.
+
+        `rows` (n, P) is fp32, each row in the order of the flat vector; of matrices that are not of `sides` ("AB", "A",
+        "B") nothing is written. Returns the summed losses in nats, in the batch's order. There is no mean over a batch
+        anywhere, so no example has a part in another's row.
         """
         ...
 

@@ -29,14 +29,15 @@ class RunStarted:
 class StepDone:
     """One optimizer step: mean loss in nats a token, sample tokens read, seconds taken.
 
-    `gradient_norm` is the norm before clipping; `gradient_norms` the same for each target module where asked for.
-    `penalty` is what penalties added to the loss, which does not contain it.
+    `loss` is None where a private step has drawn nothing. `gradient_norm` is the norm before clipping; `gradient_norms`
+    the same for each target module where asked for. `penalty` is what penalties added to the loss, which does not
+    contain it.
     """
 
     step: int
     total_steps: int
     epoch: float
-    loss: float
+    loss: float | None
     learning_rate: float
     gradient_norm: float
     tokens: int

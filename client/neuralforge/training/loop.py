@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -15,10 +16,10 @@ from neuralforge.training.checkpoint import Checkpoint, CheckpointFolder, Counte
 from neuralforge.training.engine import Engine
 from neuralforge.training.events import CheckpointSaved, Evaluated, Observer, RunFinished, StepDone, tell
 from neuralforge.training.flat import FlatParameters
+from neuralforge.training.gradient import GradientSource
 from neuralforge.training.penalty import Penalty, Settling
 from neuralforge.training.schedule import Scheduler
-from neuralforge.training.source import BatchSource
-from neuralforge_common.errors import TrainingError
+from neuralforge_common.errors import BudgetSpent, TrainingError
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -29,7 +30,8 @@ class Plan:
     """How a run goes, in plain numbers. `total_steps` counts optimizer steps; `max_grad_norm` 0 means no clipping.
 
     `evaluation_steps` None evaluates at the end of each epoch; `patience` is how many evaluations in a row may
-    bring nothing before learning stops, 0 for no such stop; `checkpoint_steps` 0 saves at the end alone.
+    bring nothing before learning stops, 0 for no such stop; `checkpoint_steps` 0 saves at the end alone. `keeps` says
+    which weights are the result: those that did best on what is held out, or the last ones whatever was measured.
     """
 
     total_steps: int
@@ -42,10 +44,11 @@ class Plan:
     patience: int
     checkpoint_steps: int
     track_gradients: bool = False
+    keeps: Literal["best", "last"] = "best"
 
 
 class Loop:
-    """One run over the batches of `source`, from where `counters` stand; `restore` first to go on from a checkpoint.
+    """One run along `gradient`, from where `counters` stand; `restore` first to go on from a checkpoint.
 
     `trainable` is a mask of the flat vector: values where it is False are the same at the end, to the last bit.
     """
@@ -57,7 +60,7 @@ class Loop:
         plan: Plan,
         scheduler: Scheduler,
         *,
-        source: BatchSource,
+        gradient: GradientSource,
         evaluation: Sequence[TokenizedExample],
         counters: Counters,
         checkpoints: CheckpointFolder | None,
@@ -69,7 +72,7 @@ class Loop:
         self._flat = flat
         self._plan = plan
         self._scheduler = scheduler
-        self._source = source
+        self._gradient = gradient
         self._evaluation = evaluation
         self.counters = counters
         self._checkpoints = checkpoints
@@ -97,8 +100,8 @@ class Loop:
     def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Learn until done; False where `stop` said so first: the state is saved and `restore` will go on from it.
 
-        At the end the adapter is the best one that was evaluated, or the last where nothing is held out.
-        Raises TrainingError where the loss is not finite; checkpoints from before stay.
+        At the end the adapter is the best one that was evaluated, or the last where nothing is held out. Where a
+        privacy budget is spent it ends before the step that would exceed it. Raises TrainingError where the loss is not finite; checkpoints from before stay.
         """
         if self.counters.step == 0 and self._evaluation and self.counters.first_loss is None:
             self._evaluate()
@@ -106,7 +109,13 @@ class Loop:
             if stop():
                 self.save()
                 return False
-            self._step(self.counters.step)
+            try:
+                self._step(self.counters.step)
+            except BudgetSpent as spent:
+                if self._evaluation:
+                    self._evaluate()
+                self.counters = replace(self.counters, finished=spent.message)
+                break
             done = self.counters.step
             if self._evaluation and self._evaluation_due(done):
                 self._evaluate()
@@ -145,27 +154,19 @@ class Loop:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        batches = self._source.batches(step)
-        targets = sum(batch.targets for batch in batches)
-        self._flat.gradient.zero_()
-        loss = 0.0
-        for i, batch in enumerate(batches):
-            # Scaled by all tokens of the step: accumulated micro-batches equal one large batch exactly.
-            seed = (self._plan.seed * 1_000_003 + step) * 4096 + i
-            loss += self._engine.accumulate(batch, scale=1 / targets, seed=seed)
+        made = self._gradient(step)
         norms = self._norms()
-        usable = self._engine.unscale()
         penalty = sum(term.add(self._flat.vector, self._flat.gradient) for term in self._penalties)
         if self._trainable is not None:
             self._flat.gradient.mul_(self._trainable)
         norm = float(torch.linalg.vector_norm(self._flat.gradient))
-        if not math.isfinite(loss) or (usable and not math.isfinite(norm)):
+        if (made.loss is not None and not math.isfinite(made.loss)) or (made.usable and not math.isfinite(norm)):
             raise TrainingError(
-                f"the loss of step {step + 1} is not a finite number (loss {loss / targets}, gradient norm {norm})",
+                f"the loss of step {step + 1} is not a finite number (loss {made.loss}, gradient norm {norm})",
                 hint="lower --learning-rate; the checkpoints before this step are kept",
             )
         rate = self._scheduler(step)
-        if usable:
+        if made.usable:
             clipped = self._plan.max_grad_norm > 0 and norm > self._plan.max_grad_norm
             if clipped:
                 self._flat.gradient.mul_(self._plan.max_grad_norm / norm)
@@ -175,18 +176,17 @@ class Loop:
             if self._trainable is not None and self._before is not None:
                 # A zero gradient is not enough: weight decay would still move what it is zero for.
                 self._flat.load(torch.where(self._trainable, self._flat.vector.detach(), self._before))
-        tokens = sum(batch.tokens for batch in batches)
-        self.counters = replace(self.counters, step=step + 1, tokens=self.counters.tokens + tokens)
+        self.counters = replace(self.counters, step=step + 1, tokens=self.counters.tokens + made.tokens)
         tell(
             self._observers,
             StepDone(
                 step=step + 1,
                 total_steps=self._plan.total_steps,
-                epoch=(step + 1) / self._source.steps_per_epoch,
-                loss=loss / targets,
+                epoch=(step + 1) / self._gradient.steps_per_epoch,
+                loss=made.loss,
                 learning_rate=rate,
                 gradient_norm=norm,
-                tokens=tokens,
+                tokens=made.tokens,
                 seconds=time.perf_counter() - began,
                 gradient_norms=norms,
                 penalty=penalty,
@@ -213,7 +213,7 @@ class Loop:
         }
 
     def _evaluation_due(self, done: int) -> bool:
-        every = self._plan.evaluation_steps or self._source.steps_per_epoch
+        every = self._plan.evaluation_steps or self._gradient.steps_per_epoch
         return done % every == 0 or done == self._plan.total_steps
 
     def _evaluate(self) -> None:
@@ -225,7 +225,7 @@ class Loop:
                 f"the base gives a loss of {result.loss} on the held-out examples before anything was learnt",
                 hint="its weights are damaged, or it needs --precision fp32",
             )
-        best = counters.best_loss is None or result.loss < counters.best_loss
+        best = self._plan.keeps == "last" or counters.best_loss is None or result.loss < counters.best_loss
         if counters.first_loss is None:
             counters = replace(counters, first_loss=result.loss, first_accuracy=result.accuracy)
         if best:
@@ -247,4 +247,5 @@ class Loop:
             counters = replace(counters, evaluations_since_best=since, finished=stopped)
         self.counters = counters
         seconds = time.perf_counter() - began
-        tell(self._observers, Evaluated(step=counters.step, evaluation=result, best=best, seconds=seconds))
+        told = best and self._plan.keeps == "best"  # of no interest where the last weights are kept
+        tell(self._observers, Evaluated(step=counters.step, evaluation=result, best=told, seconds=seconds))

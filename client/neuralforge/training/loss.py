@@ -46,14 +46,15 @@ def loss_and_gradient(
     bias: torch.Tensor | None,
     targets: torch.Tensor,
     *,
-    scale: float,
+    scale: float | torch.Tensor = 1.0,
     soft: SoftRows | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss over targets, and the gradient of `scale` times it with respect to `hidden`, (N, d).
+    """Each target's loss (N,), and the gradient of `scale` times their sum with respect to `hidden`, (N, d).
 
-    With `soft` a target's cross-entropy is weighed and the distance to its stored logits added.
+    `scale` may be one number a target, (N, 1). With `soft` a target's cross-entropy is weighed and the distance to its
+    stored logits added.
     """
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     gradient = torch.empty_like(hidden)
     for rows in _chunks(len(targets), weight.shape[0]):
         wanted = targets[rows, None]
@@ -67,16 +68,15 @@ def loss_and_gradient(
         # d loss / d logits = softmax - one-hot
         probabilities.scatter_(1, wanted, likelihood - 1.0)
         if stored is None or kept is None:
-            total -= log_likelihood.sum()
+            losses[rows] = -log_likelihood[:, 0]
         else:
-            total -= (log_likelihood * stored.hard[:, None]).sum()
             if not stored.even:  # a pass over the whole chunk
                 probabilities.mul_(stored.hard[:, None])
             distance, pull = stored.distance(kept)
-            total += distance
+            losses[rows] = distance - log_likelihood[:, 0] * stored.hard
             probabilities.scatter_add_(1, stored.ids, pull)
         torch.mm(probabilities.to(hidden.dtype), weight, out=gradient[rows])
-    return total, gradient.mul_(scale)
+    return losses, gradient.mul_(scale)
 
 
 def top_logits(
@@ -88,7 +88,7 @@ def top_logits(
 
 
 class HeadLoss(torch.autograd.Function):
-    """`scale` times the summed loss, as a node of autograd's graph."""
+    """Each target's loss, as a node of autograd's graph."""
 
     @staticmethod
     def forward(
@@ -97,19 +97,18 @@ class HeadLoss(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        scale: float,
         soft: SoftRows | None = None,
     ) -> torch.Tensor:
-        """The loss as a scalar; the gradient is already made and waits in `ctx`."""
-        total, gradient = loss_and_gradient(hidden, weight, bias, targets, scale=scale, soft=soft)
+        """The losses (N,); the gradient is already made and waits in `ctx`."""
+        losses, gradient = loss_and_gradient(hidden, weight, bias, targets, soft=soft)
         ctx.save_for_backward(gradient)
-        return total * scale
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Pass the waiting gradient on; upstream is 1 but under gradient scaling."""
+        """Pass the waiting gradient on; upstream (N,) is what each target's loss is multiplied with."""
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None, None, None
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -79,7 +79,8 @@ class TensorBoard:
 
     def _write(self, group: str, step: int, record: dict[str, Any], names: tuple[str, ...]) -> None:
         for name in names:
-            self._writer.add_scalar(f"{group}/{name}", record[name], step)
+            if record[name] is not None:
+                self._writer.add_scalar(f"{group}/{name}", record[name], step)
 
 
 def step_record(event: StepDone) -> dict[str, Any]:

@@ -31,10 +31,10 @@ class SoftRows:
         return SoftRows(self.hard[rows], self.ids[rows], self.logits[rows], self.weights[rows], self.even)
 
     def distance(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the logits at `ids`, fp32 (N, k): the weighted sum of squares, and its gradient (N, k)."""
+        """Of the logits at `ids`, fp32 (N, k): each row's weighted sum of squares (N,), and its gradient (N, k)."""
         drift = logits - self.logits
         weighted = self.weights * drift
-        return (weighted * drift).sum(), 2 * weighted
+        return (weighted * drift).sum(1), 2 * weighted
 
 
 def soft_rows(

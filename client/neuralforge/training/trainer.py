@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
@@ -18,13 +18,14 @@ from neuralforge.data.jsonl import read_examples
 from neuralforge.data.tokens import TokenizedExample, tokenize
 from neuralforge.evaluation.metrics import Evaluation, score_all, summarize
 from neuralforge.models.base import BaseModel
-from neuralforge.models.lora import attach_lora, read_state, top_layers, write_state
+from neuralforge.models.lora import attach_lora, detach_lora, read_state, top_layers, write_state
 from neuralforge.models.targets import resolve_targets
 from neuralforge.training.checkpoint import CheckpointFolder, Counters
 from neuralforge.training.choose import make_engine
 from neuralforge.training.engine import Attention, EngineName, EngineOptions, Int8
 from neuralforge.training.events import Observer, RunStarted, tell
 from neuralforge.training.flat import FlatParameters
+from neuralforge.training.gradient import BatchGradient, GradientMaker, GradientSource
 from neuralforge.training.loop import Loop, Plan
 from neuralforge.training.penalty import Penalty
 from neuralforge.training.schedule import ScheduleName, Scheduler, default_learning_rate, make_scheduler
@@ -33,6 +34,7 @@ from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterSpec, AdapterState
 from neuralforge_common.errors import CheckpointError
 from neuralforge_common.folder import write_adapter_folder
+from neuralforge_common.privacy import PrivacyStatement
 
 Dataset = str | Path | Sequence[Example] | Sequence[TokenizedExample]
 DEFAULT_CACHE_BYTES = 2 * 1024**3
@@ -116,6 +118,7 @@ class LoRATrainer:
         self._max_grad_norm = max_grad_norm
         self._weight_decay = weight_decay
         self._seed = seed
+        self._fp16 = (fp16, gradient_scaling)
         self.peft = attach_lora(model.model, self.spec, seed=seed)
         if state is not None:
             write_state(self.peft, state)
@@ -159,12 +162,16 @@ class LoRATrainer:
         penalties: Sequence[Penalty] = (),
         trainable: torch.Tensor | None = None,
         source: SourceMaker = EpochSource,
+        gradient: GradientMaker | None = None,
+        keeps: Literal["best", "last"] = "best",
     ) -> TrainResult:
         """Learn from `train_dataset`, a JSONL file or examples; `eval_dataset` is held out and never learnt from.
 
         Learning begins with the adapter as it stands and with a fresh optimizer. `trainable` is a mask of the flat
         vector (see `FlatParameters.mask`): the rest stays as it is, to the last bit. `source` makes the batches, see
-        `neuralforge.continual.Mix` for one that joins replayed examples to them. With `resume` a run in
+        `neuralforge.continual.Mix` for one that joins replayed examples to them. Where `gradient` makes the gradients,
+        see `neuralforge.privacy`, there are no batches of `source`. `keeps` "last" ends with the last weights, whatever
+        the held-out examples say. With `resume` a run in
         `checkpoint_dir` goes on where it stopped and ends with the same bytes as if it had not. Raises DataError,
         TrainingError, CheckpointError, StorageError.
         """
@@ -172,8 +179,14 @@ class LoRATrainer:
         train = self.tokenize(train_dataset)
         held_out = self.tokenize(eval_dataset) if eval_dataset is not None else []
         drawn = self._seed if seed is None else seed
-        batches = source(train, batch_size=size, accumulation=self._accumulation, seed=drawn)
-        per_epoch = batches.steps_per_epoch
+        made: GradientSource
+        batches = None
+        if gradient is None:
+            batches = source(train, batch_size=size, accumulation=self._accumulation, seed=drawn)
+            made = BatchGradient(self.engine, self.flat, batches, seed=drawn)
+        else:
+            made = gradient(self.engine, self.flat, examples=train, batch_size=size, trainable=trainable)
+        per_epoch = made.steps_per_epoch
         total = min(epochs * per_epoch, max_steps or epochs * per_epoch)
         rate = self._learning_rate or default_learning_rate(self.base.parameters)
         scheduler = lr_scheduler or make_scheduler(schedule, base_lr=rate, warmup_steps=warmup_steps, total_steps=total)
@@ -188,18 +201,19 @@ class LoRATrainer:
             patience=early_stopping_patience,
             checkpoint_steps=checkpoint_steps,
             track_gradients=track_gradients,
+            keeps=keeps,
         )
         checkpoints = CheckpointFolder(Path(checkpoint_dir)) if checkpoint_dir is not None else None
         terms = tuple(penalties)
         # Only a checkpoint asks for the digest, and the rounds of a federation write none.
-        mixed = None if source is EpochSource else batches
+        mixed = None if source is EpochSource and gradient is None else made
         digest = self._run_digest(plan, scheduler, train, held_out, terms, trainable, mixed) if checkpoints else ""
         loop = Loop(
             self.engine,
             self.flat,
             plan,
             scheduler,
-            source=batches,
+            gradient=made,
             evaluation=held_out,
             counters=Counters(run=digest, created=utc_now(), step=0),
             checkpoints=checkpoints,
@@ -219,7 +233,7 @@ class LoRATrainer:
         cache = getattr(self.engine, "cache_prefix", None)
         if cache is not None:
             # Always told: what an earlier call has cached belongs to other examples with the same indices.
-            cache(batches.examples if total - loop.counters.step > per_epoch else ())
+            cache(made.examples if total - loop.counters.step > per_epoch else ())
         tell(
             tuple(observers),
             RunStarted(
@@ -230,7 +244,7 @@ class LoRATrainer:
                 trainable=self.flat.vector.numel(),
                 engine=self.engine.name,
                 precision=self.engine.precision,
-                padding=self._padding(batches),
+                padding=0.0 if batches is None else self._padding(batches),
                 notices=self.notices,
             ),
         )
@@ -268,6 +282,30 @@ class LoRATrainer:
         """Overwrite the adapter's matrices; raises AdapterError where names or shapes differ."""
         write_state(self.peft, state)
 
+    def resized(self, spec: AdapterSpec, state: AdapterState) -> LoRATrainer:
+        """This trainer with an adapter of another rank and alpha on the same modules; this one is spent."""
+        fp16, gradient_scaling = self._fp16
+        detach_lora(self.peft)
+        return LoRATrainer(
+            self.base,
+            rank=spec.rank,
+            alpha=spec.alpha,
+            target_modules=self.spec.target_modules,
+            dropout=self.spec.dropout,
+            top_layers_only=None if self.spec.layers is None else len(self.spec.layers),
+            learning_rate=self._learning_rate,
+            batch_size=self._batch_size,
+            gradient_accumulation_steps=self._accumulation,
+            fp16=fp16,
+            gradient_scaling=gradient_scaling,
+            max_length=self.max_length,
+            max_grad_norm=self._max_grad_norm,
+            weight_decay=self._weight_decay,
+            seed=self._seed,
+            state=state,
+            **asdict(self._options),
+        )
+
     def save_adapter(
         self,
         path: str | Path,
@@ -277,8 +315,13 @@ class LoRATrainer:
         license_name: str = "",
         author: str = "",
         dataset_digest: str = "",
+        privacy: PrivacyStatement | None = None,
     ) -> Path:
-        """Write the `.lora` folder, whole or not at all; raises StorageError and AdapterError."""
+        """Write the `.lora` folder, whole or not at all; raises StorageError and AdapterError.
+
+        With `privacy` there is nothing in it about the data but this: no count, no digest and no score, all of which
+        are functions of the data without noise.
+        """
         target = Path(path)
         result = self._result
         facts = metadata.AdapterMetadata(
@@ -286,14 +329,19 @@ class LoRATrainer:
             description=description or f"LoRA adapter of rank {self.spec.rank} on {self.base.name}",
             author=author,
             license=license_name,
-            training_samples=self._trained_on,
-            accuracy=result.after.accuracy if result and result.after else None,
             created=self._created or utc_now(),
-            dataset_digest=dataset_digest,
             base_model=self.base.name,
             neuralforge_version=__version__,
-            evaluation=_evaluation_record(result),
+            privacy=privacy,
         )
+        if privacy is None:
+            facts = replace(
+                facts,
+                training_samples=self._trained_on,
+                accuracy=result.after.accuracy if result and result.after else None,
+                dataset_digest=dataset_digest,
+                evaluation=_evaluation_record(result),
+            )
         write_adapter_folder(target, spec=self.spec, state=self.state(), metadata=facts)
         return target
 
@@ -305,7 +353,7 @@ class LoRATrainer:
         held_out: Sequence[TokenizedExample],
         penalties: tuple[Penalty, ...],
         trainable: torch.Tensor | None,
-        source: BatchSource | None,
+        source: GradientSource | None,
     ) -> str:
         facts = {
             "adapter": asdict(self.spec),

@@ -111,21 +111,46 @@ class DatasetSection(Section):
 class OptimizationSection(Section):
     """`optimization:` what keeps old knowledge while an adapter is continued, and where the key to it is.
 
-    `remember` has a first session leave behind what a later one needs. `anchor` is for a federation's rounds: what EWC
-    holds the weights to, this client's own adapter of the round before or the federation's.
+    `ewc_lambda` and `der_alpha` None are what was measured to be good: 0.1 and 0.5 beside replayed examples, 0.5 and 0
+    without any. `remember` has a first session leave behind what a later one needs. `anchor` is for a federation's
+    rounds: what EWC holds the weights to, this client's own adapter of the round before or the federation's.
     """
 
     continue_from: Annotated[FilePath | None, PATH] = None
-    ewc_lambda: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.5
+    ewc_lambda: Annotated[Number | None, Field(ge=0), NUMBER_FROM_0] = None
     anchor: Annotated[Literal["own", "global"], Wanted("own or global")] = "own"
     replay_buffer_size: Annotated[Whole, Field(ge=0), FROM_0] = 1000
     replay_ratio: Share = 0.2
     replay_balance: Annotated[
         Literal["uniform", "language", "session"] | None, Wanted("uniform, language or session")
     ] = None
-    der_alpha: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
+    der_alpha: Annotated[Number | None, Field(ge=0), NUMBER_FROM_0] = None
+    progressive: Annotated[bool, FLAG] = False
+    orthogonal_lambda: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
     key_file: Annotated[FilePath | None, PATH] = None
     remember: Annotated[bool, FLAG] = False
+
+
+class PrivacySection(Section):
+    """`privacy:` what an adapter may tell at most about any one unit of the code that it learns from.
+
+    `noise_multiplier` None is computed from (`target_epsilon`, `delta`) and the planned steps; given, it is used as it
+    is and the budget still stops the run. `sample_rate` is the probability of a unit to be drawn in a step, and 1 /
+    `sample_rate` steps are an epoch; `batch_size` is then what fits into memory at once. `freeze_a` trains the B alone
+    (FFA-LoRA); None is what was measured to be better.
+    """
+
+    enabled: Annotated[bool, FLAG] = False
+    target_epsilon: Annotated[Number, Field(gt=0, le=1e6), ABOVE_0] = 8.0
+    delta: Annotated[Number, Field(gt=0, le=0.1), Wanted("a number above 0, at most 0.1")] = 1e-5
+    noise_multiplier: Annotated[Number | None, Field(gt=0, le=1e6), ABOVE_0] = None
+    max_grad_norm: Annotated[Number, Field(gt=0, le=1e9), ABOVE_0] = 1.0
+    sample_rate: Annotated[Number, Field(gt=0, le=1), Wanted("a number above 0, at most 1")] = 0.05
+    unit: Annotated[Literal["sample", "file", "repository"], Wanted("sample, file or repository")] = "sample"
+    accountant: Annotated[Literal["rdp", "prv"], Wanted("rdp or prv")] = "rdp"
+    engine: Annotated[Literal["auto", "opacus"], Wanted("auto or opacus")] = "auto"
+    freeze_a: Annotated[bool | None, FLAG] = None
+    max_unit_examples: Annotated[Whole, Field(ge=1, le=4096), Wanted("a whole number from 1 to 4,096")] = 4
 
 
 class OutputSection(Section):
@@ -157,6 +182,7 @@ class TrainConfig(Section):
     training: TrainingSection = TrainingSection()
     dataset: DatasetSection = DatasetSection()
     optimization: OptimizationSection = OptimizationSection()
+    privacy: PrivacySection = PrivacySection()
     output: OutputSection = OutputSection()
     federation: MembershipSection = MembershipSection()
 

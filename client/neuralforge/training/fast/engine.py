@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
 
 from neuralforge.data.batch import Batch
-from neuralforge.data.soft import TopLogits
+from neuralforge.data.soft import SoftTargets, TopLogits
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.engine import EngineOptions, ExampleScore, split_logits, split_scores
 from neuralforge.training.fast.attention import causal_mask
 from neuralforge.training.fast.build import build_layers
 from neuralforge.training.fast.elementwise import rms_norm, rms_norm_backward
 from neuralforge.training.fast.layer import Layer, Pass, SavedLayer
+from neuralforge.training.fast.lora import Share, Shares
 from neuralforge.training.fast.prefix import PrefixCache
 from neuralforge.training.fast.rows import Rows, lay_out
 from neuralforge.training.flat import FlatParameters
@@ -62,6 +63,45 @@ class FastEngine:
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats."""
         rows = lay_out(batch)
+        whole = (Share(self._flat.gradient, slice(None)),)
+        shares = Shares(every=whole, predicting=whole)
+        return float(self._learn(rows, shares, batch.soft, scale=scale, seed=seed).sum())
+
+    @torch.no_grad()
+    def accumulate_each(
+        self,
+        batch: Batch,
+        rows: torch.Tensor,
+        *,
+        owners: Sequence[int],
+        scales: Sequence[float],
+        sides: str = "AB",
+        seed: int,
+    ) -> list[float]:
+        """Add the gradient of `scales[i]` · the summed loss of example i alone to `rows[owners[i]]`."""
+        laid = lay_out(batch)
+        vectors = [rows[owners[i]] for i in laid.order]
+        shares = Shares(
+            every=tuple(map(Share, vectors, laid.extents)),
+            predicting=tuple(map(Share, vectors, laid.spans)),
+            sides=sides,
+        )
+        counts = torch.tensor([example.targets for example in laid.examples])
+        scale = torch.tensor([scales[i] for i in laid.order]).repeat_interleave(counts)[:, None]
+        losses = self._learn(laid, shares, batch.soft, scale=scale, seed=seed)
+        found = {i: float(losses[span].sum()) for i, span in zip(laid.order, laid.spans, strict=True)}
+        return [found[i] for i in range(len(found))]
+
+    def _learn(
+        self,
+        rows: Rows,
+        shares: Shares,
+        targets: Mapping[int, SoftTargets],
+        *,
+        scale: float | torch.Tensor,
+        seed: int,
+    ) -> torch.Tensor:
+        """Forward and backward; each target's loss (N,)."""
         p = self._pass(rows, dropout_seed=seed)
         self._refresh()
         cached = self._cache.get_all(rows.examples) if self._cache is not None else None
@@ -75,8 +115,8 @@ class FastEngine:
             x, kept = self._layers[i].forward(x, p, keep=not self._options.gradient_checkpointing, rows=wanted)
             saved.append(entry if kept is None else self._narrowed(kept, rows, i))
         h, inverse = rms_norm(x, self._norm, self._eps)
-        soft = soft_rows(rows.examples, batch.soft, h.device)
-        loss, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale, soft=soft)
+        soft = soft_rows(rows.examples, targets, h.device)
+        losses, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale, soft=soft)
         d_x: torch.Tensor | None = rms_norm_backward(d_h, x, inverse, self._norm, torch.zeros_like(x))
         narrow = not self._options.context_gradients
         for i in range(last, self._first - 1, -1):
@@ -90,12 +130,12 @@ class FastEngine:
                 d_x,
                 memory,
                 p,
-                self._flat.gradient,
+                shares,
                 need_input=i > self._first,
                 rows=rows.predicting if narrow or i == last else None,
                 narrow=narrow,
             )
-        return float(loss)
+        return losses
 
     @torch.no_grad()
     def score(self, batch: Batch) -> list[ExampleScore]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
@@ -11,7 +11,7 @@ import torch
 from neuralforge.training.fast.attention import Heads, SavedAttention, attend, attend_backward
 from neuralforge.training.fast.elementwise import rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward
 from neuralforge.training.fast.linear import FrozenLinear
-from neuralforge.training.fast.lora import LoraGroup, SavedLora
+from neuralforge.training.fast.lora import LoraGroup, SavedLora, Share, Shares
 from neuralforge.training.fast.rows import Rows
 
 
@@ -126,29 +126,32 @@ class Layer:
         d_x: torch.Tensor,
         saved: SavedLayer,
         p: Pass,
-        gradient: torch.Tensor,
+        shares: Shares,
         *,
         need_input: bool,
         rows: torch.Tensor | None = None,
         narrow: bool = False,
     ) -> torch.Tensor | None:
-        """Add LoRA's gradients to the flat `gradient`; d_x of the output -> d_x of the input, or None.
+        """Add LoRA's gradients to the vectors of `shares`; d_x of the output -> d_x of the input, or None.
 
         `rows`: the rows that d_x holds, None for all. `narrow` passes on only those rows: what context tokens
         would have taken through their own residual stream is left out, an approximation that is an option.
         """
         f = self._f
+        # From `out` on, only rows that have a gradient were kept.
+        mine = shares.every if rows is None else shares.predicting
+        sides = shares.sides
         d_act = f.down_back(d_x)
-        self._learn("down", d_x, saved.act, saved, gradient, d_act)
+        self._learn("down", d_x, saved.act, saved, mine, d_act, sides=sides)
         d_gate_up = swiglu_backward(d_act, saved.gate_up)
         d_h2 = f.gate_up_back(d_gate_up)
-        self._learn("gate_up", d_gate_up, saved.h2, saved, gradient, d_h2)
+        self._learn("gate_up", d_gate_up, saved.h2, saved, mine, d_h2, sides=sides)
         d_x = rms_norm_backward(d_h2, saved.x2, saved.x2_inverse, f.mlp_norm, d_x)
         if not need_input and "qkv" not in self.groups:
-            self._learn("out", d_x, saved.out, saved, gradient, None)
+            self._learn("out", d_x, saved.out, saved, mine, None, sides=sides)
             return None
         d_out = f.out_back(d_x)
-        self._learn("out", d_x, saved.out, saved, gradient, d_out)
+        self._learn("out", d_x, saved.out, saved, mine, d_out, sides=sides)
         total = len(saved.h)
         if rows is not None:
             d_out = d_out.new_zeros(total, d_out.shape[1]).index_copy_(0, rows, d_out)
@@ -157,7 +160,7 @@ class Layer:
         d_h = None
         if need_input:
             d_h = f.qkv_back(d_qkv if kept is None else d_qkv[kept])
-        self._learn("qkv", d_qkv, saved.h, saved, gradient, d_h, kept)
+        self._learn("qkv", d_qkv, saved.h, saved, shares.every, d_h, kept, sides=sides)
         if d_h is None:
             return None
         if rows is not None and not narrow:
@@ -192,12 +195,14 @@ class Layer:
         d_y: torch.Tensor,
         x: torch.Tensor,
         saved: SavedLayer,
-        gradient: torch.Tensor,
+        shares: Sequence[Share],
         d_x: torch.Tensor | None,
         rows: torch.Tensor | None = None,
+        *,
+        sides: str,
     ) -> None:
         if name in self.groups:
-            self.groups[name].backward(d_y, x, saved.lora[name], gradient, d_x, rows)
+            self.groups[name].backward(d_y, x, saved.lora[name], shares, d_x, rows, sides=sides)
 
     def _generator(self, name: str, p: Pass) -> torch.Generator | None:
         # Seeded by place, so that a recomputed forward draws the same mask.

@@ -27,6 +27,23 @@ class SavedLora:
     masks: list[torch.Tensor] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Some rows of a batch, and the flat vector to which their part of the gradient is added."""
+
+    vector: torch.Tensor
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Who learns from a batch: by its rows, and by those alone that predict a target. `sides`: "AB", "A" or "B"."""
+
+    every: tuple[Share, ...]
+    predicting: tuple[Share, ...]
+    sides: str = "AB"
+
+
 class LoraGroup:
     """y += scaling · (x Aᵀ) Bᵀ for all targets of one fused projection.
 
@@ -71,26 +88,40 @@ class LoraGroup:
         d_y: torch.Tensor,
         x: torch.Tensor,
         saved: SavedLora,
-        gradient: torch.Tensor,
+        shares: Sequence[Share],
         d_x: torch.Tensor | None,
         rows: torch.Tensor | None = None,
+        *,
+        sides: str = "AB",
     ) -> None:
-        """Add the gradients of A and B to the flat `gradient`, and that of x to `d_x`, at `rows` if given."""
-        d_down = d_y @ self._up
-        d_up = d_y.t() @ saved.down
-        for i, target in enumerate(self._targets):
-            target.b.of(gradient).add_(d_up[target.columns, self._ranks(i)], alpha=self._scaling)
-        if not saved.masks:
-            self._a.of(gradient).add_(d_down.t() @ x, alpha=self._scaling)
-            if d_x is not None:
-                d_x.addmm_(d_down if rows is None else d_down[rows], self._down, alpha=self._scaling)
+        """Add the gradients of A and B to each share's vector, and that of x to `d_x`, at `rows` if given."""
+        if "B" in sides:
+            for share in shares:
+                d_up = d_y[share.rows].t() @ saved.down[share.rows]
+                for i, target in enumerate(self._targets):
+                    target.b.of(share.vector).add_(d_up[target.columns, self._ranks(i)], alpha=self._scaling)
+        if d_x is None and "A" not in sides:
             return
-        for i, (target, mask) in enumerate(zip(self._targets, saved.masks, strict=True)):
-            ranks = self._ranks(i)
-            target.a.of(gradient).add_(d_down[:, ranks].t() @ (x * mask), alpha=self._scaling)
-            if d_x is not None:
-                part = (d_down[:, ranks] @ self._down[ranks]).mul_(mask)
-                d_x.add_(part if rows is None else part[rows], alpha=self._scaling)
+        d_down = d_y @ self._up
+        if "A" in sides:
+            for share in shares:
+                self._learn_a(d_down[share.rows], x[share.rows], [m[share.rows] for m in saved.masks], share.vector)
+        if d_x is None:
+            return
+        if not saved.masks:
+            d_x.addmm_(d_down if rows is None else d_down[rows], self._down, alpha=self._scaling)
+        for i, mask in enumerate(saved.masks):
+            part = (d_down[:, self._ranks(i)] @ self._down[self._ranks(i)]).mul_(mask)
+            d_x.add_(part if rows is None else part[rows], alpha=self._scaling)
+
+    def _learn_a(
+        self, d_down: torch.Tensor, x: torch.Tensor, masks: Sequence[torch.Tensor], gradient: torch.Tensor
+    ) -> None:
+        if not masks:
+            self._a.of(gradient).add_(d_down.t() @ x, alpha=self._scaling)
+        for i, mask in enumerate(masks):
+            of_target = d_down[:, self._ranks(i)].t() @ (x * mask)
+            self._targets[i].a.of(gradient).add_(of_target, alpha=self._scaling)
 
     def _ranks(self, i: int) -> slice:
         return slice(i * self._rank, (i + 1) * self._rank)

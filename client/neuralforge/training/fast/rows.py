@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -47,11 +48,14 @@ class AttentionGroup:
 class Rows:
     """A batch laid out: samples sorted by length, their tokens one after the other.
 
-    `tokens`, `positions`: (M,); `predicting`: rows whose next token counts, (N,); `targets`: those tokens, (N,);
-    `owners`: for each target, the place of its sample in `examples`.
+    `tokens`, `positions`: (M,); `predicting`: rows whose next token counts, (N,); `targets`: those tokens, (N,). Of
+    each sample: `order`, its place in the batch; `extents`, its rows among the M; `spans`, its targets among the N.
     """
 
     examples: tuple[TokenizedExample, ...]
+    order: tuple[int, ...]
+    extents: tuple[slice, ...]
+    spans: tuple[slice, ...]
     tokens: torch.Tensor
     positions: torch.Tensor
     predicting: torch.Tensor
@@ -61,20 +65,30 @@ class Rows:
 
 def lay_out(batch: Batch) -> Rows:
     """Concatenate the samples of a batch and note what attention and loss must know."""
-    examples = tuple(sorted(batch.examples, key=lambda e: (len(e.tokens), e.index)))
+    given = batch.examples
+    order = tuple(sorted(range(len(given)), key=lambda i: (len(given[i].tokens), given[i].index)))
+    examples = tuple(given[i] for i in order)
     lengths = [len(e.tokens) for e in examples]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
+    extents = _consecutive(lengths)
+    starts = [extent.start for extent in extents]
     predicting = [
         np.arange(first + e.start - 1, first + len(e.tokens) - 1) for first, e in zip(starts, examples, strict=True)
     ]
     return Rows(
         examples=examples,
+        order=order,
+        extents=extents,
+        spans=_consecutive([e.targets for e in examples]),
         tokens=torch.from_numpy(np.concatenate([np.asarray(e.tokens, dtype=np.int64) for e in examples])),
         positions=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
         predicting=torch.from_numpy(np.concatenate(predicting)),
         targets=torch.from_numpy(np.concatenate([np.asarray(e.tokens[e.start :], dtype=np.int64) for e in examples])),
         groups=_groups(lengths, starts),
     )
+
+
+def _consecutive(lengths: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True))
 
 
 def _groups(lengths: Sequence[int], starts: Sequence[int]) -> tuple[AttentionGroup, ...]:

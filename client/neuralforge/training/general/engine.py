@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,10 +16,13 @@ from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.engine import EngineOptions, ExampleScore, padded, split_logits, split_scores
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.general.attention import use_matmul_attention
+from neuralforge.training.general.each import EachGradient
 from neuralforge.training.general.head import Head
 from neuralforge.training.soft import soft_rows
 
 LARGEST_SCALE, SMALLEST_SCALE, STEPS_BEFORE_GROWTH = 2.0**16, 1.0, 1000
+EACH_SCALE = 2.0**10
+"""Of fp16 gradients of single examples. Fixed: one that follows overflows would tell of data that was not noised."""
 
 
 class GeneralEngine:
@@ -50,7 +54,7 @@ class GeneralEngine:
         self._device = flat.vector.device
         dtype = base.get_input_embeddings().weight.dtype
         self.precision = str(dtype).removeprefix("torch.")
-        self._autocast = autocast_fp16
+        self.autocasts = autocast_fp16
         self.loss_scale = loss_scale
         self._good_steps = 0
         on_cpu_bf16 = self._device.type == "cpu" and dtype == torch.bfloat16
@@ -60,9 +64,36 @@ class GeneralEngine:
             base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
         self._head = Head(base)
+        self._each: EachGradient | None = None
 
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats."""
+        return float(self.backward(batch, scale=scale * self.loss_scale, seed=seed).sum())
+
+    def accumulate_each(
+        self,
+        batch: Batch,
+        rows: torch.Tensor,
+        *,
+        owners: Sequence[int],
+        scales: Sequence[float],
+        sides: str = "AB",
+        seed: int,
+    ) -> list[float]:
+        """Add the gradient of `scales[i]` · the summed loss of example i alone to `rows[owners[i]]`.
+
+        Raises:
+            TrainingError: a trainable parameter, or a use of one, that `EachGradient` refuses.
+        """
+        if self._each is None:
+            self._each = EachGradient(self._model, self._flat.places)
+        fixed = EACH_SCALE if self.autocasts else 1.0
+        with self._each.into(rows, owners, sides=sides, factor=1 / fixed):
+            losses = self.backward(batch, scale=self.per_target(batch, scales) * fixed, seed=seed)
+        return [float(part.sum()) for part in losses.split([example.targets for example in batch.examples])]
+
+    def backward(self, batch: Batch, *, scale: float | torch.Tensor, seed: int) -> torch.Tensor:
+        """Autograd's backward of the sum of `scale` · loss, one scale or (N,) of them; each target's loss (N,)."""
         inputs, rows, targets = self._inputs(batch.examples)
         soft = soft_rows(batch.examples, batch.soft, self._device)
         self._train_mode()
@@ -71,9 +102,14 @@ class GeneralEngine:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             with self._computing():
-                loss = self._head.loss(self._model, inputs, rows, targets, scale * self.loss_scale, soft)
-            loss.backward()
-        return float(loss.detach()) / (scale * self.loss_scale)
+                losses = self._head.losses(self._model, inputs, rows, targets, soft)
+            (losses * scale).sum().backward()
+        return losses.detach()
+
+    def per_target(self, batch: Batch, scales: Sequence[float]) -> torch.Tensor:
+        """One scale an example -> one a target, (N,)."""
+        counts = torch.tensor([example.targets for example in batch.examples])
+        return torch.tensor(scales).repeat_interleave(counts).to(self._device)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> list[ExampleScore]:
@@ -95,7 +131,7 @@ class GeneralEngine:
 
     def unscale(self) -> bool:
         """Undo loss scaling on the flat gradient; False where it overflowed and the step must be skipped."""
-        if not self._autocast:
+        if not self.autocasts:
             return True
         gradient = self._flat.gradient
         if not bool(torch.isfinite(gradient).all()):
@@ -114,14 +150,14 @@ class GeneralEngine:
         # Only LoRA's dropout is wanted: the base's own (T5 has 0.1) would be noise in frozen layers.
         self._model.eval()
         for name, module in self._model.named_modules():
-            if name.endswith("lora_dropout.default"):
+            if ".lora_" in name:
                 module.train()
             # transformers recomputes a layer only where the layer itself, not its parts, says it trains.
             elif isinstance(module, GradientCheckpointingLayer):
                 module.training = True
 
     def _computing(self) -> AbstractContextManager[object]:
-        if not self._autocast:
+        if not self.autocasts:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=torch.float16)
 

@@ -43,30 +43,26 @@ class Head:
         self._head = head
         self._plain = self._logits_are_the_matmul()
 
-    def loss(
+    def losses(
         self,
         model: nn.Module,
         inputs: dict[str, torch.Tensor],
         rows: torch.Tensor,
         targets: torch.Tensor,
-        scale: float,
         soft: SoftRows | None = None,
     ) -> torch.Tensor:
-        """`scale` · summed loss over `targets` (N,), predicted at `rows` (n, T) of the model's output."""
+        """Each loss of `targets` (N,), predicted at `rows` (n, T) of the model's output."""
         if self._plain:
             hidden = self._hidden(model, inputs)[rows]
             weight = self._head.weight.detach()
             bias = None if self._head.bias is None else self._head.bias.detach()
-            loss: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, scale, soft)
-            return loss
+            losses: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, soft)
+            return losses
         logits = self._logits(model, inputs, rows).float()
-        if soft is None or soft.even:
-            loss = functional.cross_entropy(logits, targets, reduction="sum")
-        else:
-            loss = (functional.cross_entropy(logits, targets, reduction="none") * soft.hard).sum()
-        if soft is not None:
-            loss = loss + soft.distance(logits.gather(1, soft.ids))[0]
-        return loss * scale
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        if soft is None:
+            return losses
+        return losses * soft.hard + soft.distance(logits.gather(1, soft.ids))[0]
 
     def scores(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
