@@ -14,7 +14,7 @@ from rich.console import Console
 
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.jsonl import write_examples
-from neuralforge.data.run_folder import HELD_OUT_FILE, REPLAY, continual_folder, run_folder
+from neuralforge.data.run_folder import HELD_OUT_FILE, REPLAY, continual_folder, languages_folder, run_folder
 from neuralforge_common.config.load import ResolvedConfig
 from neuralforge_common.config.resolve import Origin
 from neuralforge_common.config.schema import LoraSection, TrainConfig
@@ -113,6 +113,8 @@ def open_learner(resolved: ResolvedConfig, key: Key | None) -> IncrementalLearne
         replay_ratio=optimization.replay_ratio,
         replay_balance=optimization.replay_balance,
         der_alpha=optimization.der_alpha,
+        progressive=optimization.progressive,
+        orthogonal_lambda=optimization.orthogonal_lambda,
         key=key,
         anew=optimization.continue_from is None,
     )
@@ -121,16 +123,20 @@ def open_learner(resolved: ResolvedConfig, key: Key | None) -> IncrementalLearne
 def opening(learner: IncrementalLearner) -> str:
     """A line on what this session builds on."""
     sessions = len(learner.sessions)
+    blocks = learner.remembered.blocks() if learner.progressive else None
     if not sessions:
-        return (
-            f"{learner.path} has no history: nothing holds what it knows in this session; "
-            "from now on its sessions are remembered"
-        )
+        holds = "it is frozen beside a new block" if blocks else "nothing holds what it knows in this session"
+        return f"{learner.path} has no history: {holds}; from now on its sessions are remembered"
     kept = []
-    if learner.ewc.state is not None and learner.ewc.ewc_lambda > 0:
+    if blocks is not None:
+        kept.append(f"a new block beside {len(blocks.ranks)} frozen")
+    elif learner.ewc.state is not None and learner.ewc.ewc_lambda > 0:
         kept.append(f"EWC at {learner.ewc.ewc_lambda:g}")
     if len(learner.replay_buffer) and learner.replay_ratio > 0:
-        kept.append(f"{len(learner.replay_buffer):,} examples to replay, {learner.replay_ratio:.0%} of each batch")
+        answers = sum(item.answer is not None for item in learner.replay_buffer.items) if learner.der_alpha > 0 else 0
+        which = f" ({answers:,} with their answers)" if answers else ""
+        share = f"{learner.replay_ratio:.0%} of each batch"
+        kept.append(f"{len(learner.replay_buffer):,} examples to replay{which}, {share}")
     return f"{learner.path} after {sessions} session{'s' * (sessions > 1)}: {', '.join(kept) or 'nothing is held'}"
 
 
@@ -163,7 +169,16 @@ def finish(config: TrainConfig, dataset: Dataset, learnt: Learnt, console: Conso
         names = ("base", "adapter") if optimization.continue_from is None else ("before", "after")
         console.print(before_and_after(result.before, result.after, title=title, names=names))
     if learnt.repeated:
-        console.print(f"{learnt.repeated:,} examples were left out: earlier sessions hold them out")
+        why = "hold them out" + (", or were charged for them" if config.privacy.enabled else "")
+        console.print(f"{learnt.repeated:,} examples were left out: earlier sessions {why}")
+    if (merged := learnt.merged) is not None:
+        console.print(
+            f"{len(merged.blocks.ranks)} blocks, merged into one adapter of rank {config.lora.rank}: "
+            f"{merged.error:.1%} of the whole is not in it"
+        )
+        for language, gates in merged.gates.items():
+            weights = ", ".join(f"{weight:.2f}" for weight in gates.weights)
+            console.print(f"for {language}: weights {weights}, in {languages_folder(path) / language}.lora")
     if session is not None:
         console.print(
             f"session {session.name}: {session.examples:,} examples learnt, {session.replayed:,} earlier ones at hand "
@@ -181,6 +196,7 @@ def forget_history(config: TrainConfig, console: Console) -> None:
         from neuralforge.continual.history import History
 
         History(config.adapter_path).forget()
+        shutil.rmtree(languages_folder(config.adapter_path), ignore_errors=True)
         console.print(f"{config.adapter_path} begins anew: what its earlier sessions had left is removed")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from neuralforge.continual.fisher import compute_fisher_information
+from neuralforge.continual.fisher import Fisher, compute_fisher_information
 from neuralforge.continual.order import layout_of, pairs, to_flat
 from neuralforge.continual.product import STRONGEST, ProductPenalty
 from neuralforge.continual.state import EWCState
@@ -105,7 +105,10 @@ class EWCRegularizer:
         """
         if self.state is not None:
             self.state.check(trainer.spec, layout_of(trainer.flat))
-        fisher = compute_fisher_information(trainer, examples, limit=limit, seed=seed)
+        self.take(compute_fisher_information(trainer, examples, limit=limit, seed=seed))
+
+    def take(self, fisher: Fisher) -> None:
+        """As `consolidate`, of a Fisher that was computed otherwise; raises CheckpointError."""
         self.state = EWCState.after(fisher, self.state, decay=self.decay)
 
     def penalties(self, trainer: LoRATrainer) -> tuple[FactorPenalty | ProductPenalty, ...]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from neuralforge.continual.held_out import HeldOutItem
 from neuralforge.data.example import Example
-from neuralforge.evaluation.metrics import Evaluation, summarize
+from neuralforge.evaluation.metrics import Evaluation, score_all, summarize
 from neuralforge.training.engine import ExampleScore
+
+if TYPE_CHECKING:
+    from neuralforge.training.trainer import LoRATrainer
 
 Score = Callable[[Sequence[Example], int], list[ExampleScore]]
 """Scores of examples that are cut to so many tokens; `index` is an example's place among those that were given."""
@@ -26,6 +30,11 @@ class Kept:
     def forgotten(self) -> float:
         """By how many nats a token the loss has risen; below 0, what came later has helped."""
         return self.now.loss - self.then.loss
+
+
+def score_with(trainer: LoRATrainer) -> Score:
+    """By this trainer, its adapter as it stands."""
+    return lambda examples, length: score_all(trainer.engine, trainer.tokenize(examples, max_length=length))
 
 
 def forget_report(items: Iterable[HeldOutItem], score: Score) -> list[Kept]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ import torch
 from neuralforge.continual.order import pairs
 from neuralforge.data.batch import evaluation_batches
 from neuralforge.data.tokens import TokenizedExample
-from neuralforge.evaluation.metrics import score_all, summarize
 from neuralforge_common.adapter import AdapterState
 from neuralforge_common.errors import AdapterError
 from neuralforge_common.layout import AdapterLayout
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 class Gates:
     """One weight for each task's block, in the order in which they were learnt; what they gain on the examples.
 
-    `before` and `after` are the loss in nats a token with every weight at 1 and with these.
+    `before` and `after` are the loss in nats a target token, end marks included, with every weight at 1 and with these.
     """
 
     weights: tuple[float, ...]
@@ -37,13 +36,14 @@ class Gates:
 
 
 def learn_gates(
-    trainer: LoRATrainer, ranks: tuple[int, ...], examples: Dataset, *, steps: int = 20, rate: float = 0.1
+    trainer: LoRATrainer, ranks: tuple[int, ...], examples: Dataset, *, steps: int = 10, rate: float = 0.15
 ) -> Gates:
     """The weight of each block that serves `examples` best, by gradient on the weights; the adapter stays as it is.
 
     `ranks` is the rank of each task's block. All examples count in every step, so a few (16 to 64) are meant. With
     B_k replaced by w_k · B_k, dL/dw_k is ⟨dL/d(w_k · B_k), B_k⟩, which the flat gradient holds. The answer is the best
-    that was met, so it is never worse on these examples than weights of 1.
+    that was met, so it is never worse on these examples than weights of 1; where there is dropout, with the one that
+    they were learnt with.
 
     Raises:
         AdapterError: the blocks do not make up the adapter's rank.
@@ -59,32 +59,17 @@ def learn_gates(
     optimizer = torch.optim.Adam([weights], lr=rate)
     met: list[tuple[float, tuple[float, ...]]] = []
     try:
-        for step in range(steps + 1):
+        for _ in range(steps + 1):
             values = weights.detach()
             flat.load(scaled(flat, whole, bounds, values.tolist()))
-            loss = summarize(score_all(trainer.engine, tokenized)).loss
+            loss, weights.grad = gate_slopes(trainer.engine, flat, whole, bounds, tokenized)
             met.append((loss, tuple(values.tolist())))
-            if step == steps:
-                break
-            weights.grad = gate_slopes(trainer.engine, flat, whole, bounds, tokenized, seed=step)
             optimizer.step()
     finally:
         flat.load(whole)
         flat.gradient.zero_()
     best, chosen = min(met, key=lambda found: found[0])
     return Gates(weights=chosen, before=met[0][0], after=best)
-
-
-def learn_language_gates(
-    trainer: LoRATrainer, ranks: tuple[int, ...], examples: Dataset, *, steps: int = 20, rate: float = 0.1
-) -> Mapping[str, Gates]:
-    """`learn_gates` for each language among the examples by itself: a gate that an editor can choose by the file's."""
-    tokenized = trainer.tokenize(examples)
-    languages = sorted({example.language for example in tokenized})
-    return {
-        language: learn_gates(trainer, ranks, [e for e in tokenized if e.language == language], steps=steps, rate=rate)
-        for language in languages
-    }
 
 
 def gated(state: AdapterState, ranks: tuple[int, ...], weights: tuple[float, ...]) -> AdapterState:
@@ -124,20 +109,19 @@ def gate_slopes(
     whole: torch.Tensor,
     bounds: Sequence[tuple[int, int]],
     examples: Sequence[TokenizedExample],
-    *,
-    seed: int = 0,
-) -> torch.Tensor:
-    """dL/dw of every block where `flat` stands, L being the mean over target tokens, `whole` the vector at w = 1.
+) -> tuple[float, torch.Tensor]:
+    """L where `flat` stands and its dL/dw of every block, L being the mean over target tokens, `whole` all w at 1.
 
-    Zero where fp16 overflowed: the engine has lowered its scale for the next call.
+    The slopes are zero where fp16 overflowed: the engine has lowered its scale for the next call.
     """
     targets = sum(example.targets for example in examples)
     flat.gradient.zero_()
+    total = 0.0
     for batch in evaluation_batches(examples, batch_size=8):
-        engine.accumulate(batch, scale=1 / targets, seed=seed)
+        total += engine.accumulate(batch, scale=1 / targets, seed=0)
     usable = engine.unscale()
     slopes = torch.zeros(len(bounds))
     for _, place in pairs(flat):
         products = (place.of(flat.gradient) * place.of(whole)).sum(dim=0)
         slopes += torch.tensor([float(products[first:last].sum()) for first, last in bounds])
-    return slopes if usable else torch.zeros(len(bounds))
+    return total / targets, slopes if usable else torch.zeros(len(bounds))

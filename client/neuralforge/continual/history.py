@@ -3,6 +3,7 @@
     <output>/.neuralforge/<name>/continual/     0700
     ├── sessions.json       whose history it is (a digest of the adapter), one line a session; no code
     ├── ewc.safetensors     importance and anchor of every weight; no code
+    ├── blocks.safetensors  the blocks that the adapter was made of, where sessions have blocks of their own; no code
     ├── replay/             a vault: the replay buffer
     ├── held-out/           a vault: what each session has held out, with the scores of that time
     ├── next/               the same for the adapter that is just being written
@@ -39,7 +40,8 @@ from neuralforge_common.errors import AdapterError, CheckpointError, StorageErro
 from neuralforge_common.key_files import make_private_folder, read_private_file, write_private_file
 from neuralforge_common.strict_json import parse_json_object
 
-SESSIONS, EWC, HELD_OUT, NEXT, LOCK = "sessions.json", "ewc.safetensors", "held-out", "next", "lock"
+SESSIONS, EWC, BLOCKS = "sessions.json", "ewc.safetensors", "blocks.safetensors"
+HELD_OUT, NEXT, LOCK = "held-out", "next", "lock"
 VAULTS = (REPLAY, HELD_OUT)
 
 _FORMAT = 1
@@ -52,7 +54,8 @@ class Session:
     """One session: when it was learnt (UTC), from how many examples, with how many earlier ones at hand (`replayed`).
 
     `held_out` is how many of its examples were kept for the forget report, `max_length` how they were cut,
-    `ewc_lambda` what held the weights of the sessions before it.
+    `ewc_lambda` what held the weights of the sessions before it. `merged` is what making one adapter of the blocks has
+    missed (see `blocks.Merged`), None for a session without a block of its own.
     """
 
     name: str
@@ -62,13 +65,15 @@ class Session:
     held_out: int
     max_length: int
     ewc_lambda: float
+    merged: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """`sessions.json`. `adapter` is the digest of the one that stands after the last session.
 
-    `balance` is the replay buffer's, None where there is none; `made` names the vaults that the last session has made.
+    `balance` is the replay buffer's, None where there is none; `made` names the vaults that the last session has made;
+    `blocks` are the ranks of the blocks that the adapter was made of, `blocks_digest` that of their matrices.
     """
 
     adapter: str
@@ -76,6 +81,8 @@ class Record:
     balance: Balance | None = None
     ewc: bool = False
     made: tuple[str, ...] = ()
+    blocks: tuple[int, ...] = ()
+    blocks_digest: str = ""
 
 
 def adapter_digest(spec: AdapterSpec, state: AdapterState) -> str:
@@ -168,11 +175,12 @@ class History:
         anew = len(record.sessions) == 1
         for vault in VAULTS:
             self._settle_vault(self.next / vault, self.folder / vault, anew=anew, made=vault in record.made)
-        if not record.ewc:
-            with storage_errors(self.folder / EWC):
-                (self.folder / EWC).unlink(missing_ok=True)
-        else:
-            _copy(self.next / EWC, self.folder / EWC)
+        for name, kept in ((EWC, record.ewc), (BLOCKS, bool(record.blocks))):
+            if kept:
+                _copy(self.next / name, self.folder / name)
+            else:
+                with storage_errors(self.folder / name):
+                    (self.folder / name).unlink(missing_ok=True)
         _copy(self.next / SESSIONS, self.folder / SESSIONS)
         self._drop_next()
 
@@ -243,7 +251,8 @@ def _record(path: Path) -> Record:
             raise AdapterError(f"wanted format {_FORMAT}")
         sessions = tuple(Session(**session) for session in values.pop("sessions"))
         made = tuple(str(name) for name in values.pop("made"))
-        return Record(sessions=sessions, made=made, **values)
+        blocks = tuple(int(rank) for rank in values.pop("blocks", ()))
+        return Record(sessions=sessions, made=made, blocks=blocks, **values)
     except (AdapterError, KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(
             f"{path} is damaged: {getattr(fault, 'message', fault)}",

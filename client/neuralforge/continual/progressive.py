@@ -1,7 +1,7 @@
 """A new block of components for each task, the earlier ones frozen, and all of them one adapter again at the end.
 
-The walk of a task: `grow` the adapter, train it with `trainable=trainer.flat.mask(skip=old_rank)`, learn the blocks'
-weights on a few held-out examples and fold them in (`gates.py`), and `merge` where the rank has grown too large.
+The walk of a task, `blocks.learn_block`: `grow` the adapter, train its new components alone, and `merge` all of it into
+the rank of before; for each language, weigh the blocks (`gates.py`).
 Nothing that was learnt is overwritten, as in Progressive Networks (Rusu et al. 2016), but the tasks' blocks stand side
 by side in one adapter of the summed rank, (alpha / rank) · Σ_k w_k · B_k · A_k, that anything can serve.
 """
