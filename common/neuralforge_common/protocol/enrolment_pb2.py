@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+neuralforge_common/protocol/enrolment.proto\x12\x0eneuralforge.v1\"\x12\n\x10\x41uthorityRequest\"h\n\x0e\x41uthorityReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0bserver_time\x18\x02 \x01(\x01\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\"9\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x1b\n\x13signing_request_pem\x18\x02 \x01(\x0c\"o\n\tJoinReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x13\n\x0bmember_port\x18\x04 \x01(\r\x12\x12\n\nfleet_port\x18\x05 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\x84\x01\n\rDescribeReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x12\n\nfleet_port\x18\x05 \x01(\r\x12\x13\n\x0bserver_time\x18\x06 \x01(\x01\"P\n\x10RotateKeyRequest\x12\x1b\n\x13signing_request_pem\x18\x01 \x01(\x0c\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12\x11\n\tsignature\x18\x03 \x01(\x0c\")\n\x0eRotateKeyReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x32\x9a\x01\n\tEnrolment\x12M\n\tAuthority\x12 .neuralforge.v1.AuthorityRequest\x1a\x1e.neuralforge.v1.AuthorityReply\x12>\n\x04Join\x12\x1b.neuralforge.v1.JoinRequest\x1a\x19.neuralforge.v1.JoinReply2\xa7\x01\n\nMembership\x12J\n\x08\x44\x65scribe\x12\x1f.neuralforge.v1.DescribeRequest\x1a\x1d.neuralforge.v1.DescribeReply\x12M\n\tRotateKey\x12 .neuralforge.v1.RotateKeyRequest\x1a\x1e.neuralforge.v1.RotateKeyReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+neuralforge_common/protocol/enrolment.proto\x12\x0eneuralforge.v1\"\x12\n\x10\x41uthorityRequest\"h\n\x0e\x41uthorityReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x13\n\x0bserver_time\x18\x02 \x01(\x01\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\"K\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x1b\n\x13signing_request_pem\x18\x02 \x01(\x0c\x12\x10\n\x08identity\x18\x03 \x01(\x0c\"o\n\tJoinReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x13\n\x0bmember_port\x18\x04 \x01(\r\x12\x12\n\nfleet_port\x18\x05 \x01(\r\"\x11\n\x0f\x44\x65scribeRequest\"\x84\x01\n\rDescribeReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x10\n\x08protocol\x18\x04 \x01(\r\x12\x12\n\nfleet_port\x18\x05 \x01(\r\x12\x13\n\x0bserver_time\x18\x06 \x01(\x01\"P\n\x10RotateKeyRequest\x12\x1b\n\x13signing_request_pem\x18\x01 \x01(\x0c\x12\x0c\n\x04time\x18\x02 \x01(\x01\x12\x11\n\tsignature\x18\x03 \x01(\x0c\")\n\x0eRotateKeyReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x32\x9a\x01\n\tEnrolment\x12M\n\tAuthority\x12 .neuralforge.v1.AuthorityRequest\x1a\x1e.neuralforge.v1.AuthorityReply\x12>\n\x04Join\x12\x1b.neuralforge.v1.JoinRequest\x1a\x19.neuralforge.v1.JoinReply2\xa7\x01\n\nMembership\x12J\n\x08\x44\x65scribe\x12\x1f.neuralforge.v1.DescribeRequest\x1a\x1d.neuralforge.v1.DescribeReply\x12M\n\tRotateKey\x12 .neuralforge.v1.RotateKeyRequest\x1a\x1e.neuralforge.v1.RotateKeyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHORITYREPLY']._serialized_start=83
   _globals['_AUTHORITYREPLY']._serialized_end=187
   _globals['_JOINREQUEST']._serialized_start=189
-  _globals['_JOINREQUEST']._serialized_end=246
-  _globals['_JOINREPLY']._serialized_start=248
-  _globals['_JOINREPLY']._serialized_end=359
-  _globals['_DESCRIBEREQUEST']._serialized_start=361
-  _globals['_DESCRIBEREQUEST']._serialized_end=378
-  _globals['_DESCRIBEREPLY']._serialized_start=381
-  _globals['_DESCRIBEREPLY']._serialized_end=513
-  _globals['_ROTATEKEYREQUEST']._serialized_start=515
-  _globals['_ROTATEKEYREQUEST']._serialized_end=595
-  _globals['_ROTATEKEYREPLY']._serialized_start=597
-  _globals['_ROTATEKEYREPLY']._serialized_end=638
-  _globals['_ENROLMENT']._serialized_start=641
-  _globals['_ENROLMENT']._serialized_end=795
-  _globals['_MEMBERSHIP']._serialized_start=798
-  _globals['_MEMBERSHIP']._serialized_end=965
+  _globals['_JOINREQUEST']._serialized_end=264
+  _globals['_JOINREPLY']._serialized_start=266
+  _globals['_JOINREPLY']._serialized_end=377
+  _globals['_DESCRIBEREQUEST']._serialized_start=379
+  _globals['_DESCRIBEREQUEST']._serialized_end=396
+  _globals['_DESCRIBEREPLY']._serialized_start=399
+  _globals['_DESCRIBEREPLY']._serialized_end=531
+  _globals['_ROTATEKEYREQUEST']._serialized_start=533
+  _globals['_ROTATEKEYREQUEST']._serialized_end=613
+  _globals['_ROTATEKEYREPLY']._serialized_start=615
+  _globals['_ROTATEKEYREPLY']._serialized_end=656
+  _globals['_ENROLMENT']._serialized_start=659
+  _globals['_ENROLMENT']._serialized_end=813
+  _globals['_MEMBERSHIP']._serialized_start=816
+  _globals['_MEMBERSHIP']._serialized_end=983
 # @@protoc_insertion_point(module_scope)

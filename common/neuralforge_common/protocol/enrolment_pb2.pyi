@@ -21,12 +21,14 @@ class AuthorityReply(_message.Message):
     def __init__(self, certificate_pem: _Optional[bytes] = ..., server_time: _Optional[float] = ..., protocol: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("token", "signing_request_pem")
+    __slots__ = ("token", "signing_request_pem", "identity")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     SIGNING_REQUEST_PEM_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     token: str
     signing_request_pem: bytes
-    def __init__(self, token: _Optional[str] = ..., signing_request_pem: _Optional[bytes] = ...) -> None: ...
+    identity: bytes
+    def __init__(self, token: _Optional[str] = ..., signing_request_pem: _Optional[bytes] = ..., identity: _Optional[bytes] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("name", "certificate_pem", "federation", "member_port", "fleet_port")
