@@ -8,9 +8,16 @@ import yaml
 
 from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.metadata import AdapterMetadata, Scores
+from neuralforge_common.privacy import Level, PrivacyStatement
 
 _PIPELINES = {"causal": "text-generation", "seq2seq": "text2text-generation"}
 _MODEL_CLASSES = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+_UNITS: dict[Level, str] = {
+    "sample": "example",
+    "file": "file",
+    "repository": "repository",
+    "client": "participant",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
@@ -48,7 +55,9 @@ def _what_it_does(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
 
 def _best_for(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
     lines = [f"- Completing code with {_base(metadata, spec)}, and with no other base: the weights fit only that one"]
-    if metadata.evaluation is None:
+    if metadata.evaluation is None and metadata.privacy is not None:
+        lines.append("- Code like that of its training data; no figures are published")
+    elif metadata.evaluation is None:
         lines.append("- Nothing else is known: it has not been evaluated")
     else:
         lines.append("- Code like that of its training data; it was measured on nothing else")
@@ -61,12 +70,26 @@ def _training_data(metadata: AdapterMetadata) -> str:
         lines.append(f"- {metadata.training_samples:,} samples of code")
     if metadata.dataset_digest:
         lines.append(f"- SHA-256 of the data set: `{_code(metadata.dataset_digest)}`")
+    if metadata.privacy is not None:
+        lines.append(f"- {_privacy(metadata.privacy)}")
     lines.append("- The data itself is not part of this adapter" if lines else "- Not recorded")
     return "\n".join(lines)
 
 
+def _privacy(statement: PrivacyStatement) -> str:
+    """The promise in one sentence, with its unit; what the data were like otherwise is no part of the card."""
+    unit = _UNITS[statement.unit]
+    note = f". {_escape(statement.note)}" if statement.note else ""
+    return (
+        f"Learnt with differential privacy, {statement}: with or without any one {unit} among the data, no outcome "
+        f"is more than e^{statement.epsilon:.3g} times as likely, except with probability {statement.delta:g}{note}"
+    )
+
+
 def _evaluation(metadata: AdapterMetadata) -> str:
     evaluation = metadata.evaluation
+    if evaluation is None and metadata.privacy is not None:
+        return "Not published: how it does on the team's own code would tell of that code."
     if evaluation is None:
         return "Not evaluated."
     where = f"{evaluation.samples:,} held-out samples" if evaluation.samples else "held-out samples"

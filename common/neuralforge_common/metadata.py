@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
-from neuralforge_common.errors import AdapterError
+from neuralforge_common.errors import AdapterError, PrivacyError
+from neuralforge_common.privacy import PrivacyStatement
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
 MAX_METADATA_BYTES = 2**20
@@ -54,8 +55,9 @@ class AdapterMetadata:
 
     `accuracy` is the adapter's token accuracy on held-out examples, 0 to 1; `created` is RFC 3339 in UTC
     ("2026-01-31T09:30:00Z"); `dataset_digest` is SHA-256 of the training data; `digests` maps file names of the folder
-    to their SHA-256. `write_adapter_folder` fills in what the adapter itself knows: size_mb (10⁶ bytes), base_revision,
-    base_fingerprint, rank, alpha, target_modules and digests.
+    to their SHA-256; `privacy` is what the adapter tells at most about the data that it learnt from.
+    `write_adapter_folder` fills in what the adapter itself knows: size_mb (10⁶ bytes), base_revision, base_fingerprint,
+    rank, alpha, target_modules and digests.
 
     Raises:
         AdapterError: a value that is not of its type or out of its bounds.
@@ -79,6 +81,7 @@ class AdapterMetadata:
     neuralforge_version: str = ""
     dataset_digest: str = ""
     evaluation: Evaluation | None = None
+    privacy: PrivacyStatement | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,6 +138,8 @@ def decode_metadata(data: bytes) -> AdapterMetadata:
             known["target_modules"] = tuple(names) if isinstance(names, list) else names
         if known.get("evaluation") is not None:
             known["evaluation"] = _evaluation(known["evaluation"])
+        if known.get("privacy") is not None:
+            known["privacy"] = _privacy(known["privacy"])
         return AdapterMetadata(**known)  # type: ignore[arg-type]  # __post_init__ checks every type
     except AdapterError as error:
         raise AdapterError(f"{_FILE}: {error.message}", hint=error.hint) from error
@@ -148,6 +153,21 @@ def _evaluation(value: object) -> Evaluation:
         known = {key: scores[key] for key in ("perplexity", "accuracy") if key in scores}
         sides[side] = Scores(**known)  # type: ignore[arg-type]  # __post_init__ checks every type
     return Evaluation(**sides, samples=document.get("samples"))  # type: ignore[arg-type]
+
+
+def _privacy(value: object) -> PrivacyStatement:
+    document = _object("privacy", value)
+    known = {item.name: document[item.name] for item in fields(PrivacyStatement) if item.name in document}
+    for name in ("note", "accountant", "unit"):
+        _check_text(f"privacy.{name}", known.get(name, ""))
+    for name in ("epsilon", "delta", "steps"):
+        value = known.get(name, 0)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise AdapterError(f"privacy.{name}: wanted a number, got {shortened(value)}")
+    try:
+        return PrivacyStatement(**known)  # type: ignore[arg-type]  # the types were checked above
+    except (PrivacyError, TypeError) as error:
+        raise AdapterError(f"privacy: {error}") from error
 
 
 def _object(name: str, value: object) -> dict[str, object]:

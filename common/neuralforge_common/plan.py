@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from neuralforge_common.adapter import AdapterSpec
-from neuralforge_common.errors import FederationError
+from neuralforge_common.errors import FederationError, PrivacyError
 from neuralforge_common.layout import Part
+from neuralforge_common.privacy import PrivacyTerms
+from neuralforge_common.secagg.terms import MaskingTerms
 from neuralforge_common.strict_json import parse_json_object, shortened
 from neuralforge_common.wire import WireFormat
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of plans and reports; a client and a coordinator that speak different ones refuse each other."""
 
 MAX_PLAN_BYTES = 2**20
@@ -29,7 +32,9 @@ class RoundPlan:
     state that comes with a plan holds `spec.rank` components to train, and then `frozen_rank` that are applied and
     never changed. `part` is what is trained and sent back; `personal` what a client keeps to itself and the state of
     the coordinator does not overwrite. `steps` or `epochs`: the other is None. `proximal_mu` is FedProx's μ
-    (Li et al. 2020). `nonce` is new with every attempt at a round.
+    (Li et al. 2020). `nonce` is new with every attempt at a round. `privacy` is what every client must do
+    before its delta may leave, None for nothing; `trust` "peers" means that the coordinator learns the sum of the
+    deltas alone, and `masking` how: a plan to train has it then, one to score has not.
     """
 
     protocol: int = PROTOCOL
@@ -53,6 +58,14 @@ class RoundPlan:
     wire: WireFormat = "fp32"
     weighting: Literal["examples", "uniform"] = "examples"
     seed: int = 0
+    privacy: PrivacyTerms | None = None
+    trust: Literal["server", "peers"] = "server"
+    masking: MaskingTerms | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all that the plan says, the same for whoever wrote it and whoever read it."""
+        return hashlib.sha256(RoundPlan.from_json(self.to_json()).to_json().encode()).digest()
 
     @property
     def total_rank(self) -> int:
@@ -79,9 +92,11 @@ class RoundPlan:
         document = parse_json_object(_utf8(text), what="the round plan", limit=MAX_PLAN_BYTES)
         _same_protocol(document)
         spec = AdapterSpec.from_document(document.pop("spec", None))
-        values = _known_fields(cls, document, "the round plan", but=("spec",))
+        privacy = _privacy(document.pop("privacy", None))
+        masking = _masking(document.pop("masking", None))
+        values = _known_fields(cls, document, "the round plan", but=("spec", "privacy", "masking"))
         try:
-            plan = cls(spec=spec, **values)
+            plan = cls(spec=spec, privacy=privacy, masking=masking, **values)
         except TypeError as fault:
             raise FederationError(f"the round plan is not complete: {fault}") from fault
         _check_plan(plan)
@@ -134,6 +149,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "str": (str,),
+    "Literal[32, 64]": (int,),
 }
 
 
@@ -167,6 +183,28 @@ def _known_fields(cls: type, document: Mapping[str, Any], what: str, *, but: tup
     return dict(document)
 
 
+def _privacy(document: object) -> PrivacyTerms | None:
+    if document is None:
+        return None
+    if not isinstance(document, dict):
+        raise FederationError(f"the round plan: privacy: got {shortened(document)}")
+    try:
+        return PrivacyTerms(**_known_fields(PrivacyTerms, document, "the round plan's privacy"))
+    except (TypeError, PrivacyError) as fault:
+        raise FederationError(f"the round plan's privacy cannot be used: {fault}") from fault
+
+
+def _masking(document: object) -> MaskingTerms | None:
+    if document is None:
+        return None
+    if not isinstance(document, dict):
+        raise FederationError(f"the round plan: masking: got {shortened(document)}")
+    try:
+        return MaskingTerms(**_known_fields(MaskingTerms, document, "the round plan's masking"))
+    except TypeError as fault:
+        raise FederationError(f"the round plan's masking is not complete: {fault}") from fault
+
+
 def _check_plan(plan: RoundPlan) -> None:
     def wanted(holds: bool, name: str, what: str) -> None:
         if not holds:
@@ -190,3 +228,14 @@ def _check_plan(plan: RoundPlan) -> None:
     wanted(plan.wire in get_args(WireFormat), "wire", "fp32, fp16 or int8")
     wanted(plan.weighting in ("examples", "uniform"), "weighting", "examples or uniform")
     wanted(0 <= plan.seed < 2**63, "seed", "a whole number ≥ 0")
+    wanted(plan.trust in ("server", "peers"), "trust", "server or peers")
+    if plan.privacy is not None:
+        wanted(plan.weighting == "uniform", "weighting", "uniform, as counts of examples are private")
+        wanted(plan.steps is not None, "steps", "steps, as the length of an epoch is private")
+    if plan.trust == "peers":
+        wanted(plan.weighting == "uniform", "weighting", "uniform, as nothing but a sum is seen")
+        wanted(plan.wire == "fp32", "wire", "fp32, as masked values are not rounded once more")
+        wanted(plan.steps is not None, "steps", "steps, from which the range of an update follows")
+        wanted(plan.frozen_rank == 0, "frozen_rank", "0: only methods that add up can be masked")
+    else:
+        wanted(plan.masking is None, "masking", "nothing, as trust is server")

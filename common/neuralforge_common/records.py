@@ -2,6 +2,9 @@
 
 To a client:    plan (ConfigRecord: json), state (ArrayRecord: one flat array)
 From a client:  report (ConfigRecord: json), delta (ArrayRecord: one flat array)
+
+Under masks a message has masks (ConfigRecord: json) as well, or instead of the state; what is no update comes back as
+answer (ConfigRecord: json).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ STYPE = "neuralforge.wire.1"
 """Flower's name of how an array is serialised: ours is never taken for numpy's."""
 
 _PLAN, _STATE, _REPORT, _DELTA, _JSON, _FLAT = "plan", "state", "report", "delta", "json", "flat"
+_MASKS, _ANSWER = "masks", "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,39 @@ def raw_reply(records: RecordDict) -> RawReply:
     if set(records) != {_REPORT, _DELTA}:
         raise FederationError(f"wanted the records {_REPORT} and {_DELTA}, got {len(records)} records")
     return RawReply(report=_text(records, _REPORT), delta=_bytes(records, _DELTA))
+
+
+def masks_to_records(plan: RoundPlan, text: str, state: ArrayRecord | None = None) -> RecordDict:
+    """A question of a round under masks; `state` is that of `plan_to_records`."""
+    content = RecordDict({_PLAN: ConfigRecord({_JSON: plan.to_json()}), _MASKS: ConfigRecord({_JSON: text})})
+    if state is not None:
+        content[_STATE] = state
+    return content
+
+
+def state_record(state: FloatArray) -> ArrayRecord:
+    """A flat state as it travels, for messages that have it in common."""
+    return _one_array(encode(state, "fp32"))
+
+
+def masks_of(records: RecordDict) -> str:
+    """What a question of a round under masks says; raises FederationError where it says nothing."""
+    return _text(records, _MASKS)
+
+
+def answer_to_records(text: str) -> RecordDict:
+    """An answer in JSON."""
+    return RecordDict({_ANSWER: ConfigRecord({_JSON: text})})
+
+
+def answer_text(records: RecordDict) -> str:
+    """The JSON of an answer; raises FederationError where there is none."""
+    return _text(records, _ANSWER)
+
+
+def masked_to_records(report: TrainReport, masked: bytes) -> RecordDict:
+    """A report and an update under masks."""
+    return RecordDict({_REPORT: ConfigRecord({_JSON: report.to_json()}), _DELTA: _one_array(masked)})
 
 
 def _one_array(data: bytes) -> ArrayRecord:

@@ -10,6 +10,7 @@ from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.errors import FederationError
 from neuralforge_common.folder import read_adapter_folder, write_adapter_folder
 from neuralforge_common.layout import AdapterLayout
+from neuralforge_common.privacy import PrivacyStatement
 from neuralforge_server.aggregation.method import GlobalState, Method
 from neuralforge_server.aggregation.serve import served
 from neuralforge_server.terms import Terms
@@ -28,9 +29,32 @@ def save_adapter(path: Path, terms: Terms, spec: AdapterSpec, state: GlobalState
         description=f"Trained together in {terms.rounds} federated rounds ({terms.method}) on {spec.base}",
         base_model=spec.base,
         neuralforge_version=__version__,
+        privacy=promised(terms),
     )
     write_adapter_folder(path, spec=full, state=layout.unflatten(vector), metadata=facts)
     return path
+
+
+def promised(terms: Terms) -> PrivacyStatement | None:
+    """What the federation's adapter tells at most of a client's data; None where nothing bounds that."""
+    if terms.privacy is not None:
+        private = terms.privacy
+        return PrivacyStatement(
+            epsilon=private.target_epsilon,
+            delta=private.delta,
+            unit=private.unit,
+            steps=terms.rounds * (terms.steps or 0),
+            note="the budget of every client, which its own ledger keeps",
+        )
+    if terms.central is not None:
+        return PrivacyStatement(
+            epsilon=terms.central.target_epsilon,
+            delta=terms.central.delta,
+            unit="client",
+            steps=terms.rounds,
+            note="by the coordinator's noise, which sees every update itself",
+        )
+    return None
 
 
 def start_point(path: Path | None, terms: Terms, method: Method) -> tuple[AdapterSpec, GlobalState] | None:

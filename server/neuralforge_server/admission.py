@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,7 @@ from neuralforge_common.adapter import FloatArray
 from neuralforge_common.errors import AdapterError, FederationError, NeuralForgeError
 from neuralforge_common.layout import AdapterLayout, Part
 from neuralforge_common.plan import MAX_REPORT_BYTES, MAX_STEPS, TrainReport
-from neuralforge_common.records import raw_reply
+from neuralforge_common.records import RawReply, raw_reply
 from neuralforge_common.strict_json import shortened
 from neuralforge_common.wire import WireFormat, decode, encoded_size
 from neuralforge_server.aggregation.method import Update
@@ -73,6 +73,35 @@ def admit(records: RecordDict, expectation: Expectation, *, client: str, seen: s
     Raises:
         Refused: the reply does not count, and nothing has changed.
     """
+    # 1 to 3. Somebody who was asked, once; one report and one array; the report fits the round.
+    raw, report = admit_report(records, expectation, client=client, seen=seen)
+    # 4. The payload has the length that follows.
+    count = expectation.layout.with_rank(report.rank).part_size(expectation.part)
+    wanted = encoded_size(count, expectation.wire)
+    if len(raw.delta) != wanted:
+        raise Refused(
+            "shape", f"wanted {wanted:,} bytes ({count:,} values, {expectation.wire}), got {len(raw.delta):,}"
+        )
+    try:
+        delta = decode(raw.delta, count=count, wire=expectation.wire)
+    except AdapterError as fault:
+        raise Refused("wire", fault.message) from fault
+    # 5. Numbers, and not too large.
+    norm = _checked_norm(delta, expectation.max_norm)
+    seen.add(client)
+    weight = min(report.examples, expectation.max_weight) if expectation.weighting == "examples" else 1
+    update = Update(client=client, rank=report.rank, part=expectation.part, delta=delta, weight=weight, norm=norm)
+    return update, report
+
+
+def admit_report(
+    records: RecordDict, expectation: Expectation, *, client: str, seen: Container[str]
+) -> tuple[RawReply, TrainReport]:
+    """A reply with its report checked and its payload not yet looked at: all there is to check of a masked one.
+
+    Raises:
+        Refused: the reply does not count.
+    """
     # 1. Somebody who was asked, once.
     if client not in expectation.clients:
         raise Refused("unasked", "this client was not asked in this round")
@@ -91,23 +120,7 @@ def admit(records: RecordDict, expectation: Expectation, *, client: str, seen: s
         raise Refused("report", fault.message) from fault
     # 3. The report fits the round.
     _check_report(report, expectation)
-    # 4. The payload has the length that follows.
-    count = expectation.layout.with_rank(report.rank).part_size(expectation.part)
-    wanted = encoded_size(count, expectation.wire)
-    if len(raw.delta) != wanted:
-        raise Refused(
-            "shape", f"wanted {wanted:,} bytes ({count:,} values, {expectation.wire}), got {len(raw.delta):,}"
-        )
-    try:
-        delta = decode(raw.delta, count=count, wire=expectation.wire)
-    except AdapterError as fault:
-        raise Refused("wire", fault.message) from fault
-    # 5. Numbers, and not too large.
-    norm = _checked_norm(delta, expectation.max_norm)
-    seen.add(client)
-    weight = min(report.examples, expectation.max_weight) if expectation.weighting == "examples" else 1
-    update = Update(client=client, rank=report.rank, part=expectation.part, delta=delta, weight=weight, norm=norm)
-    return update, report
+    return raw, report
 
 
 def norm_bound(*, steps: int, learning_rate: float, size: int, history: Sequence[float]) -> float:

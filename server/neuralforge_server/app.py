@@ -29,6 +29,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from neuralforge_common.errors import ConfigError
 from neuralforge_server.adapter_files import ADAPTER, save_adapter, start_point
 from neuralforge_server.cli.progress import FederationProgress
 from neuralforge_server.config_rules import resolve_server_config
@@ -47,6 +48,9 @@ def main(grid: Grid, context: Context) -> None:
     directory = str(context.run_config.get("directory", "")) or "nf-server"
     config = resolve_server_config(Path(file) if file else None, {"storage.directory": directory}, os.environ).config
     folder = config.storage.directory
+    if config.secure_aggregation.trust == "peers":
+        why = "stock Flower starts a client anew for every message, and keys that live in memory alone are lost with it"
+        raise ConfigError([f"secure_aggregation.trust: peers: {why}"], hint="nf-server start runs such a federation")
     terms, method = terms_of(config), method_of(config)
     with Ledger.open(folder) as ledger, contextlib.closing(Records(folder / RECORDS)) as records:
         strategy = FederatedLoRA(

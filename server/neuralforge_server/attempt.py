@@ -15,12 +15,18 @@ from neuralforge_server.exchange import askers
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """Whom it asked with which messages and which plan, and the norms of the updates that count, by client."""
+    """Whom it asked with which messages and which plan, and the norms of the updates that count, by client.
+
+    `population` is everybody who was asked, or could have been where coins decide. `short` is how many clients were
+    left under masks, and how many it takes, where they were too few.
+    """
 
     clients: Mapping[int, str]
     messages: Sequence[Message]
     plan: RoundPlan
+    population: tuple[str, ...] = ()
     norms: dict[str, float] = field(default_factory=dict)
+    short: tuple[int, int] | None = None
     _losses: list[tuple[float, int]] = field(default_factory=list)
 
     def client_of(self, reply: Message) -> str:
@@ -36,7 +42,7 @@ class Attempt:
 
     def figures(self, aggregate: Aggregate) -> dict[str, float]:
         """What the round's record says."""
-        figures = {"clients": float(len(self.norms))} | dict(aggregate.figures)
+        figures = {"clients": float(aggregate.clients)} | dict(aggregate.figures)
         if tokens := sum(count for _, count in self._losses):
             figures["loss"] = sum(loss * count for loss, count in self._losses) / tokens
         if aggregate.exactness_error is not None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from neuralforge_common.config.fields import (
     A_RANK,
     ABOVE_0,
+    FLAG,
     FROM_0,
     FROM_1,
     NUMBER_FROM_0,
@@ -37,6 +38,9 @@ _MAX_MINUTES = 60 * 24 * 30
 _STEPS = Wanted(f"a whole number from 1 to {MAX_STEPS:,}")
 _MINUTES = Wanted(f"minutes: a number above 0, at most {_MAX_MINUTES:,}")
 _PORT = Wanted("a port from 1 to 65535")
+_DELTA = Wanted("a number above 0, at most 0.1")
+_RATE = Wanted("a number above 0, at most 1")
+_SPARE = Wanted("a whole number from 0 to 1,000")
 
 
 class FederationSection(Section):
@@ -134,6 +138,55 @@ class AggregationSection(Section):
     max_weight: Annotated[Whole, Field(ge=1), FROM_1] = 10_000
 
 
+class PrivacySection(Section):
+    """`privacy:` what each client's rounds may tell at most of any one unit of its data (DP-SGD, on the client).
+
+    (`target_epsilon`, `delta`) is for all rounds together and, so that a round can be repeated, `spare_rounds` more;
+    `noise_multiplier` None is computed from it. `sample_rate` is the probability of a unit to be drawn in a step,
+    `max_grad_norm` the length to which a unit's gradient is clipped.
+    """
+
+    enabled: Annotated[bool, FLAG] = False
+    target_epsilon: Annotated[Number, Field(gt=0, le=1e6), ABOVE_0] = 8.0
+    delta: Annotated[Number, Field(gt=0, le=0.1), _DELTA] = 1e-5
+    noise_multiplier: Annotated[Number | None, Field(gt=0, le=1e6), ABOVE_0] = None
+    max_grad_norm: Annotated[Number, Field(gt=0, le=1e9), ABOVE_0] = 1.0
+    sample_rate: Annotated[Number, Field(gt=0, le=1), _RATE] = 0.05
+    unit: Annotated[Literal["sample", "file", "repository"], Wanted("sample, file or repository")] = "sample"
+    spare_rounds: Annotated[Whole, Field(ge=0, le=1000), _SPARE] = 2
+
+
+class CentralSection(Section):
+    """`central:` what the adapter may tell at most of any one client's whole data (noise by the coordinator).
+
+    Each update is clipped to the length `clip`, which `adaptive_clip` moves towards the `target_quantile` of the
+    updates' lengths. A `client_rate` below 1 asks each client with that probability. `target_epsilon`, `delta`,
+    `noise_multiplier` and `spare_rounds` are as in `privacy:`.
+    """
+
+    enabled: Annotated[bool, FLAG] = False
+    target_epsilon: Annotated[Number, Field(gt=0, le=1e6), ABOVE_0] = 8.0
+    delta: Annotated[Number, Field(gt=0, le=0.1), _DELTA] = 1e-5
+    noise_multiplier: Annotated[Number | None, Field(gt=0, le=1e6), ABOVE_0] = None
+    clip: Annotated[Number, Field(gt=0, le=1e9), ABOVE_0] = 1.0
+    adaptive_clip: Annotated[bool, FLAG] = False
+    target_quantile: Share = 0.5
+    client_rate: Annotated[Number, Field(gt=0, le=1), _RATE] = 1.0
+    spare_rounds: Annotated[Whole, Field(ge=0, le=1000), _SPARE] = 2
+
+
+class SecureAggregationSection(Section):
+    """`secure_aggregation:` who may see a single client's update: the coordinator, or (`trust: peers`) nobody.
+
+    Among those who hold parts of a client's secrets, more than the share `threshold` must be left to unmask a sum.
+    Above 20 clients they are its `neighbours` (None: as many as it takes; more are safer, and cost more).
+    """
+
+    trust: Annotated[Literal["server", "peers"], Wanted("server or peers")] = "server"
+    threshold: Annotated[Number, Field(ge=0.5, lt=1), Wanted("a number from 0.5 to below 1")] = 0.5
+    neighbours: Annotated[Whole | None, Field(ge=1, lt=10_000), Wanted("a whole number from 1 to 9,999")] = None
+
+
 class AdmissionSection(Section):
     """`admission:` what an update must satisfy; no `max_update_norm` means one from steps, learning rate and size."""
 
@@ -173,8 +226,16 @@ class FederationConfig(Section):
     adapter: AdapterSection = AdapterSection()
     training: TrainingSection = TrainingSection()
     aggregation: AggregationSection = AggregationSection()
+    privacy: PrivacySection = PrivacySection()
+    central: CentralSection = CentralSection()
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
     admission: AdmissionSection = AdmissionSection()
     wire: WireSection = WireSection()
+
+    @property
+    def counts_clients_alike(self) -> bool:
+        """Whether privacy has every client count alike: how many examples one has is nobody's business then."""
+        return self.privacy.enabled or self.central.enabled or self.secure_aggregation.trust == "peers"
 
 
 class ServerConfig(FederationConfig):

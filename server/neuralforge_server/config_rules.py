@@ -9,6 +9,8 @@ from neuralforge_common.adapter import MAX_RANK
 from neuralforge_common.config.document import Conflict, Document
 from neuralforge_common.config.resolve import Resolved, resolve
 from neuralforge_server.config import FederationConfig, ServerConfig
+from neuralforge_server.privacy_rules import privacy_conflicts, privacy_notices
+from neuralforge_server.secagg.rules import masking_conflicts, masking_notices
 
 ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "training.steps": ("training.epochs",),
@@ -64,6 +66,8 @@ def federation_conflicts(config: FederationConfig) -> Iterator[Conflict]:
             ("aggregation.residual_rank", "adapter.rank"),
             f"makes a rank of {total} together with adapter.rank, at most {MAX_RANK} are possible",
         )
+    yield from privacy_conflicts(config)
+    yield from masking_conflicts(config)
 
 
 def federation_notices(config: FederationConfig, given: Container[str]) -> Iterator[str]:
@@ -78,7 +82,11 @@ def federation_notices(config: FederationConfig, given: Container[str]) -> Itera
         ("aggregation.momentum", aggregation.optimizer != "fedavg", "an aggregation.optimizer other than fedavg"),
         ("aggregation.beta2", aggregation.optimizer in _ADAPTIVE, f"aggregation.optimizer: {' or '.join(_ADAPTIVE)}"),
         ("aggregation.tau", aggregation.optimizer in _ADAPTIVE, f"aggregation.optimizer: {' or '.join(_ADAPTIVE)}"),
-        ("aggregation.max_weight", aggregation.weighting == "examples", "aggregation.weighting: examples"),
+        (
+            "aggregation.max_weight",
+            aggregation.weighting == "examples" or config.counts_clients_alike,
+            "aggregation.weighting: examples",
+        ),
     )
     for key, is_read, reader in readers:
         if key in given and not is_read:
@@ -95,6 +103,8 @@ def federation_notices(config: FederationConfig, given: Container[str]) -> Itera
             f"trimmed-mean cuts nothing from a round of {quorum} updates: aggregation.trim is {aggregation.trim:g}, "
             "and federation.quorum or federation.min_clients allows so few"
         )
+    yield from privacy_notices(config, given)
+    yield from masking_notices(config, given)
 
 
 def _server_conflicts(config: ServerConfig) -> Iterator[Conflict]:

@@ -83,6 +83,7 @@ def run_federation(
             method,
             ledger,
             roster=members.roster,
+            identities=identities.peer_identities,
             start_from=start_point(config.federation.start_from, terms, method),
             observers=(*observers, records),
             stop=stop,

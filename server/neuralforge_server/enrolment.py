@@ -32,6 +32,7 @@ from neuralforge_common.plan import PROTOCOL
 from neuralforge_common.protocol import enrolment_pb2 as messages
 from neuralforge_common.protocol import enrolment_pb2_grpc as services
 from neuralforge_common.rotation import is_rotation_signed
+from neuralforge_common.secagg.keys import KEY_BYTES
 from neuralforge_server.identity import Identities
 from neuralforge_server.state_folder import ServerState
 
@@ -171,7 +172,9 @@ class Enrolment(services.EnrolmentServicer):
             key = read_request(request.signing_request_pem)
             serial = x509.random_serial_number()
             # The token is used up and the node registered in one transaction; only who won it gets a certificate.
-            name = self._identities.join(request.token, openssh_public_key(key), serial)
+            name = self._identities.join(
+                request.token, openssh_public_key(key), serial, identity=_identity(request.identity)
+            )
             certificate = issue_node_certificate(self._state.authority, key, name, serial, _moment(self._clock()))
             _LOG.info("%s joined from %s", name, peer)
             return messages.JoinReply(
@@ -251,6 +254,13 @@ def _answering(
 def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
     context.abort(code, message)
     raise AssertionError  # abort never returns
+
+
+def _identity(key: bytes) -> bytes | None:
+    """The public key that a node will sign with; raises FederationError."""
+    if len(key) not in (0, KEY_BYTES):
+        raise FederationError(f"the identity: wanted {KEY_BYTES} bytes, got {len(key):,}")
+    return key or None
 
 
 def _caller(context: grpc.ServicerContext) -> x509.Certificate:

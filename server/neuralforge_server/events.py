@@ -59,8 +59,22 @@ class Turned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unmasked:
+    """The sum of the updates of these clients came off its masks, and no single one of them did.
+
+    So many clients had sent keys and shares before, and `unmasked_by` helped in the end.
+    """
+
+    round: int
+    keys: int
+    shares: int
+    clients: tuple[str, ...]
+    unmasked_by: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundCommitted:
-    """The round is on the disk."""
+    """The round is on the disk; `privacy` says what it and those before it have cost, a line for each unit."""
 
     round: int
     rounds: int
@@ -69,6 +83,7 @@ class RoundCommitted:
     exactness_error: float | None
     seconds: float
     figures: Mapping[str, float] = field(default_factory=dict)
+    privacy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +122,9 @@ class Finished:
     clients: tuple[str, ...]
 
 
-Event: TypeAlias = Waiting | Opened | RoundBegan | Accepted | Turned | RoundCommitted | BelowQuorum | Scored | Finished
+Event: TypeAlias = (
+    Waiting | Opened | RoundBegan | Accepted | Turned | Unmasked | RoundCommitted | BelowQuorum | Scored | Finished
+)
 Observer: TypeAlias = Callable[[Event], None]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from neuralforge_common.accounting import calibrate
+from neuralforge_common.privacy import PrivacyTerms
 from neuralforge_server.aggregation.choose import make_method
 from neuralforge_server.aggregation.method import Method
 from neuralforge_server.config import FederationConfig
-from neuralforge_server.terms import AdapterRequest, Terms
+from neuralforge_server.terms import AdapterRequest, CentralTerms, Terms
 
 
 def terms_of(config: FederationConfig) -> Terms:
-    """How the rounds go."""
+    """How the rounds go; raises PrivacyError where no noise would be enough for a privacy that is asked for."""
     federation, training, aggregation = config.federation, config.training, config.aggregation
     return Terms(
         federation=federation.name,
@@ -40,12 +42,60 @@ def terms_of(config: FederationConfig) -> Terms:
         proximal_mu=training.proximal_mu,
         max_grad_norm=training.max_grad_norm,
         wire=config.wire.format,
-        weighting=aggregation.weighting,
+        weighting="uniform" if config.counts_clients_alike else aggregation.weighting,
         max_weight=aggregation.max_weight,
         max_norm=config.admission.max_update_norm,
         max_report_bytes=config.admission.max_report_bytes,
         method=aggregation.method,
         personal="B" if aggregation.method == "personal" else "none",
+        privacy=privacy_of(config),
+        central=central_of(config),
+        trust=config.secure_aggregation.trust,
+        threshold=config.secure_aggregation.threshold,
+        neighbours=config.secure_aggregation.neighbours,
+    )
+
+
+def privacy_of(config: FederationConfig) -> PrivacyTerms | None:
+    """What each client's training must satisfy; raises PrivacyError."""
+    asked, steps = config.privacy, config.training.resolved_steps
+    if not asked.enabled or steps is None:
+        return None
+    noise = asked.noise_multiplier or calibrate(
+        target_epsilon=asked.target_epsilon,
+        delta=asked.delta,
+        sample_rate=asked.sample_rate,
+        steps=steps * (config.federation.rounds + asked.spare_rounds),
+    )
+    return PrivacyTerms(
+        noise_multiplier=noise,
+        max_grad_norm=asked.max_grad_norm,
+        sample_rate=asked.sample_rate,
+        unit=asked.unit,
+        target_epsilon=asked.target_epsilon,
+        delta=asked.delta,
+    )
+
+
+def central_of(config: FederationConfig) -> CentralTerms | None:
+    """What the coordinator's noise is; raises PrivacyError."""
+    asked = config.central
+    if not asked.enabled:
+        return None
+    noise = asked.noise_multiplier or calibrate(
+        target_epsilon=asked.target_epsilon,
+        delta=asked.delta,
+        sample_rate=asked.client_rate,
+        steps=config.federation.rounds + asked.spare_rounds,
+    )
+    return CentralTerms(
+        noise_multiplier=noise,
+        clip=asked.clip,
+        adaptive=asked.adaptive_clip,
+        quantile=asked.target_quantile,
+        client_rate=asked.client_rate,
+        target_epsilon=asked.target_epsilon,
+        delta=asked.delta,
     )
 
 

@@ -53,6 +53,10 @@ CREATE TABLE IF NOT EXISTS credentials (
     end_reason TEXT CHECK (end_reason IN ('revoked', 'rotated')),
     successor INTEGER REFERENCES credentials (id)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS identities (
+    name TEXT PRIMARY KEY,
+    key BLOB NOT NULL                  -- Ed25519, public: what the node signs with under secure aggregation
+) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_active_credential ON credentials (name) WHERE ended IS NULL;
 """
 
@@ -129,8 +133,10 @@ class Identities:
             execute("INSERT INTO invitations VALUES (?, ?, ?, NULL)", _digest(token), name, now + life)
         return token
 
-    def join(self, token: str, public_key: str, serial: int) -> str:
+    def join(self, token: str, public_key: str, serial: int, *, identity: bytes | None = None) -> str:
         """Uses up a token: its node is active from now on, with this key and certificate serial; returns the name.
+
+        `identity` is the public key that it signs with under secure aggregation.
 
         Raises:
             FederationError: a token that is unknown, used or expired; or a key that was seen before.
@@ -145,6 +151,9 @@ class Identities:
             if now >= row["expires"]:
                 raise FederationError(f"the token expired {_ago(now - row['expires'])} ago")
             self._begin(execute, row["name"], public_key, serial, now)
+            execute("DELETE FROM identities WHERE name = ?", row["name"])
+            if identity is not None:
+                execute("INSERT INTO identities VALUES (?, ?)", row["name"], identity)
             execute("UPDATE invitations SET used = ? WHERE digest = ?", now, digest)
             return str(row["name"])
 
@@ -205,6 +214,14 @@ class Identities:
         with self._reading() as execute:
             rows = execute("SELECT name, public_key FROM credentials WHERE ended IS NULL ORDER BY name")
             return {row["name"]: row["public_key"] for row in rows}
+
+    def peer_identities(self) -> dict[str, bytes]:
+        """The nodes that may take part, and signed up for secure aggregation when they joined → their identities."""
+        with self._reading() as execute:
+            rows = execute(
+                "SELECT name, key FROM identities JOIN credentials USING (name) WHERE ended IS NULL ORDER BY name"
+            )
+            return {row["name"]: row["key"] for row in rows}
 
     def revision(self) -> int:
         """A number that is higher after every join, rotation and revocation: equal numbers, equal `active_keys`."""

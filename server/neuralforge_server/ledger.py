@@ -18,12 +18,13 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from neuralforge_common.accounting import Steps
 from neuralforge_common.atomic import storage_errors
 from neuralforge_common.errors import FederationError, StorageError
 from neuralforge_common.key_files import PRIVATE_FILE, check_private, make_private_folder
@@ -226,7 +227,42 @@ class Ledger:
         with self._transaction() as execute:
             execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", round_number, to_json(list(scores)))
 
+    def charge(self, round_number: int, unit: str, steps: Steps, clients: Iterable[str]) -> None:
+        """Notes what an attempt costs these clients' privacy: on the disk before this returns, and there for good."""
+        with self._transaction() as execute:
+            attempt = self._attempt(execute, round_number)
+            for client in clients:
+                execute(
+                    "INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    *(round_number, attempt, client, unit),
+                    *(steps.sample_rate, steps.noise_multiplier, steps.count, self._now()),
+                )
+
     # What it says
+
+    def spent(self, unit: str) -> dict[str, tuple[Steps, ...]]:
+        """Clients → everything that was charged to them for that unit, by the same mechanism together."""
+        with self._reading() as execute:
+            if not execute("SELECT 1 FROM sqlite_master WHERE name = 'spent'").fetchone():
+                return {}  # looked at where an older version has written
+            rows = execute(
+                "SELECT client, sample_rate, noise_multiplier, sum(steps) FROM spent WHERE unit = ?"
+                " GROUP BY client, sample_rate, noise_multiplier ORDER BY client, sample_rate, noise_multiplier",
+                unit,
+            ).fetchall()
+        found: dict[str, tuple[Steps, ...]] = {}
+        for client, rate, noise, count in rows:
+            found[client] = (*found.get(client, ()), Steps(sample_rate=rate, noise_multiplier=noise, count=count))
+        return found
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the newest committed round; None where it has none of that name."""
+        with self._reading() as execute:
+            row = execute(
+                "SELECT figures FROM commits WHERE round = ?", -1 if self._head is None else self._head
+            ).fetchone()
+        found = json.loads(row[0]).get(name) if row else None
+        return None if found is None else float(found)
 
     def facts(self) -> dict[str, Any]:
         """What `open_with` wrote; empty before."""

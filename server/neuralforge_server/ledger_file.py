@@ -58,6 +58,16 @@ CREATE TABLE IF NOT EXISTS scores (
     round INTEGER PRIMARY KEY,
     scores TEXT NOT NULL             -- JSON
 ) STRICT;
+CREATE TABLE IF NOT EXISTS spent (   -- of the clients' privacy, see spending.py; a row is never changed
+    round INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    sample_rate REAL NOT NULL,
+    noise_multiplier REAL NOT NULL,
+    steps INTEGER NOT NULL,
+    charged TEXT NOT NULL
+) STRICT;
 """
 
 

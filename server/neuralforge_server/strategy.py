@@ -30,10 +30,12 @@ from neuralforge_common.plan import RoundPlan
 from neuralforge_common.records import plan_to_records
 from neuralforge_server import events
 from neuralforge_server.admission import Expectation, Refused, admit, norm_bound
-from neuralforge_server.aggregation.method import GlobalState, Method
+from neuralforge_server.aggregation.method import Aggregate, Fold, GlobalState, Method
 from neuralforge_server.aggregation.serve import served
 from neuralforge_server.aggregation.state_file import decode_state, encode_state
 from neuralforge_server.attempt import Attempt
+from neuralforge_server.budgets import Budgets
+from neuralforge_server.central import Central
 from neuralforge_server.events import Observer, tell
 from neuralforge_server.exchange import (
     POLL_SECONDS,
@@ -50,6 +52,9 @@ from neuralforge_server.exchange import (
 from neuralforge_server.ledger import Ledger
 from neuralforge_server.opening import DESCRIBE, agree, describe_request
 from neuralforge_server.scores import read_score
+from neuralforge_server.secagg.masked import Masked
+from neuralforge_server.secagg.stages import Line
+from neuralforge_server.secagg.tally import TooFew
 from neuralforge_server.terms import Terms
 
 TRAIN, EVALUATE, FINISH = "train", "evaluate", "query.finish"
@@ -69,7 +74,8 @@ class FederatedLoRA(Strategy):
     """Flower's seam to everything above: `start` runs the whole federation on a grid.
 
     `start_from` is an adapter to begin with instead of a fresh one. `roster` says who may take part at this very
-    moment; it is asked again when a reply arrives, so that a revoked client's last update does not count.
+    moment; it is asked again when a reply arrives, so that a revoked client's last update does not count. `identities`
+    are what clients sign with under secure aggregation, as they joined with them.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class FederatedLoRA(Strategy):
         ledger: Ledger,
         *,
         roster: Roster = everyone,
+        identities: Callable[[], Mapping[str, bytes]] | None = None,
         start_from: tuple[AdapterSpec, GlobalState] | None = None,
         observers: tuple[Observer, ...] = (),
         clock: Clock | None = None,
@@ -89,12 +96,15 @@ class FederatedLoRA(Strategy):
         self._method = method
         self._ledger = ledger
         self._roster = roster
+        self._masked = Masked(terms, identities) if terms.trust == "peers" else None
         self._start_from = start_from
         self._observers = observers
         self._clock = clock or SystemClock()
         # Who takes part in a round is nobody's to foresee; a simulation wants the same choice every time.
         self._chooser = chooser or random.SystemRandom()
         self._stop = stop
+        self._central = Central(terms.central, ledger) if terms.central is not None else None
+        self._budgets = Budgets(terms, ledger, self._central)
         self._spec: AdapterSpec | None = None
         self._state: GlobalState | None = None
         self._attempt: Attempt | None = None
@@ -133,7 +143,8 @@ class FederatedLoRA(Strategy):
         result = Result()
         for round_number in range(done + 1, self.terms.rounds + 1):
             result.train_metrics_clientapp[round_number] = self._round(grid, round_number)
-            every = self.terms.evaluate_every
+            # Under privacy nobody answers.
+            every = self.terms.evaluate_every if self.terms.privacy is None else 0
             if every and (round_number % every == 0 or round_number == self.terms.rounds):
                 self._score(grid, round_number)
         self._finish(grid)
@@ -146,17 +157,20 @@ class FederatedLoRA(Strategy):
         # 1. Wait until enough clients are here.
         online = self._wait(grid, server_round)
         # 2. Choose whom to ask: by name, so that node numbers, which differ from run to run, decide nothing.
-        names = sorted(online.values())
-        count = self.terms.asked(len(names))
+        here = self._budgets.with_enough(online.values(), server_round)
+        count = self.terms.asked(len(here))
         nonce = self._ledger.begin_attempt(server_round)
-        if count < len(names):
-            names = sorted(self._chooser.sample(names, count))
+        if self._central is not None and self._central.terms.draws:
+            names = self._central.drawn(here)
+        else:
+            names = here = sorted(self._chooser.sample(here, count)) if count < len(here) else here
         clients = {node: name for node, name in online.items() if name in set(names)}
+        self._budgets.charge_training(server_round, names)
         # 3. A nonce of its own for every attempt.
-        plan = self._plan(server_round, nonce)
+        plan = self._plan(server_round, nonce, asked=len(names))
         content = self._content(plan)
         messages = questions(clients, content, kind=TRAIN, group=str(server_round), deadline=self.terms.deadline)
-        self._attempt = Attempt(clients=clients, messages=messages, plan=plan)
+        self._attempt = Attempt(clients=clients, messages=messages, plan=plan, population=tuple(here))
         size = 4 * served(self.state)[0].size
         tell(self._observers, events.RoundBegan(round=server_round, clients=tuple(names), bytes_down=size))
         return messages
@@ -167,7 +181,7 @@ class FederatedLoRA(Strategy):
         """Steps 4 to 7: replies through admission into the sum, then to the disk; (None, None) below quorum."""
         attempt = self._running(server_round)
         # 4. One reply in memory at a time, where the method allows it.
-        fold = self._method.begin(self.state, server_round)
+        fold = self._fold(attempt)
         expectation = self._expectation(attempt.plan, attempt.clients)
         seen: set[str] = set()
         for reply in replies:
@@ -193,14 +207,21 @@ class FederatedLoRA(Strategy):
             # 5. Enough have answered; or all, or time is up, which whoever fetches the replies sees to.
             if self.terms.sample is not None and len(attempt.norms) >= self.terms.sample:
                 break
-        # 6. Below quorum nothing is committed.
-        if len(attempt.norms) < self.terms.needed or self._stop():
+        # 6. Below quorum nothing is committed; a round that drew its clients counts whatever it drew.
+        if len(attempt.norms) < (0 if self.terms.draws_clients else self.terms.needed) or self._stop():
             return None, None
-        # 7. The state to the disk, then the row that makes it count.
-        aggregate = fold.finish()
-        figures = attempt.figures(aggregate)
+        # 7. The state to the disk, then the row that makes it count; before both, what it costs.
+        if self._central is not None:
+            self._central.spending.charge(server_round, attempt.population)
+        figures = self._commit(attempt, fold.finish())
+        return self._content(attempt.plan).array_records["state"], figures
+
+    def _commit(self, attempt: Attempt, aggregate: Aggregate) -> MetricRecord:
+        number = attempt.plan.round
+        spent = self._budgets.statements()
+        figures = attempt.figures(aggregate) | {f"epsilon_{found.unit}": found.epsilon for found in spent}
         self._ledger.commit(
-            server_round,
+            number,
             encode_state(aggregate.state),
             figures | {"norms": [*attempt.norms.values()], "part": attempt.plan.part},
         )
@@ -208,16 +229,17 @@ class FederatedLoRA(Strategy):
         tell(
             self._observers,
             events.RoundCommitted(
-                round=server_round,
+                round=number,
                 rounds=self.terms.rounds,
-                clients=len(attempt.norms),
+                clients=aggregate.clients,
                 loss=figures.get("loss"),
                 exactness_error=aggregate.exactness_error,
                 seconds=self._clock.now() - self._began,
                 figures=aggregate.figures,
+                privacy=tuple(str(found) for found in spent),
             ),
         )
-        return self._content(attempt.plan).array_records["state"], MetricRecord(dict(figures))
+        return MetricRecord(dict(figures))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -263,12 +285,16 @@ class FederatedLoRA(Strategy):
             self._state = decode_state(latest.state)
             done, notices = latest.round, latest.notices
         layout = self.state.layout
+        if self._central is not None:
+            self._central.check(done)
+            size = layout.part_size(self._method.part(done + 1))
+            notices = (*notices, *self._central.notices(size, self.terms.min_clients))
         tell(
             self._observers,
             events.Opened(
                 done=done,
                 rounds=self.terms.rounds,
-                summary=f"{self.spec.base}: {layout.summary()}, {self.terms.method}",
+                summary=f"{self.spec.base}: {layout.summary()}, {self.terms.method}{_trust(self.terms)}",
                 notices=notices,
             ),
         )
@@ -306,12 +332,16 @@ class FederatedLoRA(Strategy):
         for attempt in range(1, self.terms.max_attempts + 1):
             self._began = self._clock.now()
             messages = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid)
-            _, figures = self.aggregate_train(round_number, self._replies(grid, messages, self.terms.deadline))
+            if self._masked is not None:
+                figures = self._aggregate_masked(grid, self._running(round_number), self._masked)
+            else:
+                _, figures = self.aggregate_train(round_number, self._replies(grid, messages, self.terms.deadline))
             if figures is not None:
                 return figures
             if self._stop():
                 raise Stopped
-            here, wanted = len(self._running(round_number).norms), self.terms.needed
+            running = self._running(round_number)
+            here, wanted = running.short or (len(running.norms), self.terms.needed)
             tell(
                 self._observers,
                 events.BelowQuorum(round=round_number, attempt=attempt, clients=here, wanted=wanted),
@@ -343,7 +373,8 @@ class FederatedLoRA(Strategy):
             # Passes over data whose size only the client knows: nothing can be derived from steps.
             steps = plan.steps if plan.steps is not None else UNKNOWN_STEPS
             size = self.state.layout.part_size(plan.part)
-            history = self._ledger.norms(REMEMBERED_ROUNDS, part=plan.part)
+            # Where one client's data may change little, they do not change whether another one's update counts.
+            history = self._ledger.norms(REMEMBERED_ROUNDS, part=plan.part) if self._central is None else ()
             bound = norm_bound(steps=steps, learning_rate=plan.learning_rate, size=size, history=history)
         return Expectation(
             round=plan.round,
@@ -360,12 +391,59 @@ class FederatedLoRA(Strategy):
             clients=frozenset(clients.values()),
         )
 
+    # Secure aggregation: steps 3 to 7 where no update is seen by itself
+
+    def _aggregate_masked(self, grid: Grid, attempt: Attempt, masked: Masked) -> MetricRecord | None:
+        """The mean of updates that stay under masks, to the disk; None below what it takes to unmask it."""
+        plan = attempt.plan
+        line = Line(
+            grid=grid,
+            clients=attempt.clients,
+            deadline=self.terms.deadline,
+            clock=self._clock,
+            stop=self._stop,
+            turn=lambda client, reason, message: self._turn(plan.round, client, reason, message),
+            is_welcome=lambda client: self._is_welcome(attempt, client),
+        )
+        state = attempt.messages[0].content.array_records["state"]
+        try:
+            found = masked.mean(plan, self.state.layout, state, self._expectation(plan, attempt.clients), line)
+        except TooFew as fault:
+            attempt.short = fault.got, fault.wanted
+            return None
+        except FederationError as fault:
+            attempt.short = 0, self.terms.needed
+            self._turn(plan.round, "everybody", "unmasking", fault.message)
+            return None
+        if self._stop():
+            return None
+        tell(
+            self._observers,
+            events.Unmasked(
+                round=plan.round,
+                keys=found.keys,
+                shares=found.shares,
+                clients=found.survivors,
+                unmasked_by=found.unmasked_by,
+            ),
+        )
+        return self._commit(attempt, masked.aggregate(found, plan, self._method, self.state))
+
+    def _fold(self, attempt: Attempt) -> Fold:
+        number = attempt.plan.round
+        if self._central is None:
+            return self._method.begin(self.state, number)
+        expected = self._central.terms.client_rate * len(attempt.population)
+        return self._central.begin(self._method, self.state, number, divisor=expected)
+
     # What all of them need
 
-    def _plan(self, round_number: int, nonce: str) -> RoundPlan:
+    def _plan(self, round_number: int, nonce: str, *, asked: int = 0) -> RoundPlan:
+        """A round's plan; `asked` is how many clients train by it, 0 for a plan to score or to finish."""
         layout, _ = served(self.state)
         part = self._method.part(round_number)
-        return self.terms.plan(round_number, nonce, spec=self.spec, layout=layout, state=self.state, part=part)
+        plan = self.terms.plan(round_number, nonce, spec=self.spec, layout=layout, state=self.state, part=part)
+        return self._masked.plan(plan, self.state.layout, asked=asked) if self._masked is not None and asked else plan
 
     def _content(self, plan: RoundPlan) -> RecordDict:
         _, vector = served(self.state)
@@ -417,6 +495,10 @@ class FederatedLoRA(Strategy):
         if self._attempt is None or self._attempt.plan.round != round_number:
             raise FederationError(f"round {round_number} is not running: configure_train comes first")
         return self._attempt
+
+
+def _trust(terms: Terms) -> str:
+    return ", secure aggregation (experimental)" if terms.trust == "peers" else ""
 
 
 def _short(value: object) -> str:

@@ -6,9 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from neuralforge_common.accounting import Steps
 from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.layout import AdapterLayout, Part
 from neuralforge_common.plan import RoundPlan
+from neuralforge_common.privacy import PrivacyTerms
+from neuralforge_common.secagg.terms import LEAST_THRESHOLD
 from neuralforge_common.wire import WireFormat
 from neuralforge_server.aggregation.method import GlobalState
 
@@ -27,11 +30,40 @@ class AdapterRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CentralTerms:
+    """User-level privacy by the coordinator's noise, see `central.py`.
+
+    `noise_multiplier` is z, `clip` S (to begin with), `quantile` the share of updates shorter than an adaptive S.
+    """
+
+    noise_multiplier: float
+    clip: float = 1.0
+    adaptive: bool = False
+    quantile: float = 0.5
+    client_rate: float = 1.0
+    target_epsilon: float = 8.0
+    delta: float = 1e-5
+
+    @property
+    def steps(self) -> Steps:
+        """What a round costs."""
+        return Steps(sample_rate=self.client_rate, noise_multiplier=self.noise_multiplier, count=1)
+
+    @property
+    def draws(self) -> bool:
+        """Whether clients are drawn at random."""
+        return self.client_rate < 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """How rounds go. Times are seconds; `sample` None asks everybody; `evaluate_every` 0 never asks for scores.
 
     `over_select` times as many clients as `sample` are asked and the first `sample` updates count. `max_norm` None
-    lets admission derive a bound.
+    lets admission derive a bound. `privacy` is what every client's training must satisfy, `central` what the
+    coordinator adds; each asks for steps or a weighting that says nothing of anybody's data. With `trust` "peers"
+    updates come under masks: more than the share `threshold` of the clients must be left, `neighbours` None is as many
+    as it takes.
     """
 
     federation: str
@@ -62,11 +94,21 @@ class Terms:
     max_report_bytes: int = 16_384
     method: str = "mean"
     personal: Literal["none", "A", "B"] = "none"
+    privacy: PrivacyTerms | None = None
+    central: CentralTerms | None = None
+    trust: Literal["server", "peers"] = "server"
+    threshold: float = LEAST_THRESHOLD
+    neighbours: int | None = None
 
     @property
     def needed(self) -> int:
         """Updates that a round must have to count."""
         return self.quorum if self.quorum is not None else min(self.min_clients, self.sample or self.min_clients)
+
+    @property
+    def draws_clients(self) -> bool:
+        """Whether a coin decides for each client whether a round asks it."""
+        return self.central is not None and self.central.draws
 
     def asked(self, online: int) -> int:
         """How many of the clients at hand are asked."""
@@ -82,7 +124,14 @@ class Terms:
 
     def fixed(self) -> dict[str, object]:
         """What may not change while a federation lives: with other values its committed rounds would mean nothing."""
-        return {"federation": self.federation, "method": self.method, "adapter": asdict(self.adapter)}
+        local, central = self.privacy, self.central
+        return {
+            "federation": self.federation,
+            "method": self.method,
+            "adapter": asdict(self.adapter),
+            "privacy": local and {"unit": local.unit, "target_epsilon": local.target_epsilon, "delta": local.delta},
+            "central": central and {"target_epsilon": central.target_epsilon, "delta": central.delta},
+        }
 
     def plan(
         self, round_number: int, nonce: str, *, spec: AdapterSpec, layout: AdapterLayout, state: GlobalState, part: Part
@@ -109,4 +158,6 @@ class Terms:
             wire=self.wire,
             weighting=self.weighting,
             seed=self.seed,
+            privacy=self.privacy,
+            trust=self.trust,
         )

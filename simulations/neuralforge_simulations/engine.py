@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -23,11 +24,16 @@ from flwr.serverapp import Grid
 from neuralforge.data.example import Example
 from neuralforge.evaluation.metrics import Evaluation
 from neuralforge.federation.app import make_client_app
+from neuralforge.federation.home import PEERS
 from neuralforge.federation.memory import Memory
 from neuralforge.federation.participant import Participant
+from neuralforge.federation.private_rounds import PrivateRounds
 from neuralforge.federation.resident import ResidentModel
+from neuralforge.federation.secagg.member import SecureMember
+from neuralforge.federation.secagg.pins import Pins
 from neuralforge.models.load import load_base_model
 from neuralforge_common.adapter import MAX_RANK, AdapterSpec, FloatArray
+from neuralforge_common.key_files import make_private_folder
 from neuralforge_server import events
 from neuralforge_server.adapter_files import save_adapter
 from neuralforge_server.aggregation.serve import served
@@ -47,6 +53,8 @@ from neuralforge_simulations.scenario_config import ScenarioConfig
 
 ADAPTER = "adapter.lora"
 BACKDOOR_CONTEXTS = 50
+SCOPE = "federation simulated"
+"""Of every client's ledger, in a home of its own."""
 
 
 class Crew:
@@ -72,9 +80,18 @@ class Crew:
                 self.resident,
                 client.data,
                 memory=Memory(self._home / f"client-{number}", tell=lambda line: None),
+                member=self._member(client.name, number),
+                private=PrivateRounds(home=self._home / f"client-{number}", scope=SCOPE),
                 max_rank=client.rank or MAX_RANK,
             )
         return self._participants[number]
+
+    def _member(self, name: str, number: int) -> SecureMember | None:
+        if self.config.secure_aggregation.trust != "peers":
+            return None
+        folder = self._home / f"client-{number}"
+        make_private_folder(folder)
+        return SecureMember(name, Ed25519PrivateKey.generate(), Pins(folder / PEERS))
 
     def app(self) -> ClientApp:
         """The very app of a real client, with adversaries in it where the scenario has some."""
@@ -155,7 +172,7 @@ def run_on(
     terms = terms_of(config)
     # 3. The base, before anything is learnt.
     if terms.evaluate_every:
-        score_base(crew, population, observers)
+        score_all(crew, population, observers, spec=crew.spec(config.adapter), vector=None, round_number=BASE_ROUND)
     # 4. The rounds.
     with Ledger.open(home) as ledger:
         strategy = FederatedLoRA(
@@ -172,21 +189,31 @@ def run_on(
     # 5. What came of it.
     layout, vector = served(strategy.state)
     spec = replace(strategy.spec, rank=layout.rank, alpha=strategy.spec.scaling * layout.rank)
+    if terms.privacy is not None and terms.evaluate_every and terms.personal == "none":
+        # Its clients keep such figures; here they are all one person's.
+        score_all(crew, population, observers, spec=spec, vector=vector, round_number=terms.rounds)
     if config.adversaries.kind == "backdoor":
         measure_backdoor(crew, population, observers, spec, vector)
     save_adapter(config.run.directory / ADAPTER, terms, strategy.spec, strategy.state)
 
 
-def score_base(crew: Crew, population: Population, observers: Iterable[Observer]) -> None:
-    """Tell everybody how well the base alone does on what each client holds out."""
-    spec = crew.spec(crew.config.adapter)
+def score_all(
+    crew: Crew,
+    population: Population,
+    observers: Iterable[Observer],
+    *,
+    spec: AdapterSpec,
+    vector: FloatArray | None,
+    round_number: int,
+) -> None:
+    """Tell everybody how well an adapter, or the base alone, does on what each client holds out."""
     scores = []
     for client in population.clients:
         if client.data.evaluation:
-            found = crew.score(spec, None, client.data.evaluation)
+            found = crew.score(spec, vector, client.data.evaluation)
             scores.append(Score(client=client.name, loss=found.loss, accuracy=found.accuracy, tokens=found.tokens))
     for observer in observers if scores else ():
-        observer(events.Scored(round=BASE_ROUND, scores=tuple(scores)))
+        observer(events.Scored(round=round_number, scores=tuple(scores)))
 
 
 def measure_backdoor(

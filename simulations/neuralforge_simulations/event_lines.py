@@ -35,8 +35,8 @@ Observer: TypeAlias = Callable[[SimulationEvent], None]
 _KINDS: dict[str, Callable[..., SimulationEvent]] = {
     kind.__name__: kind
     for kind in (
-        *(events.Waiting, events.Opened, events.RoundBegan, events.Accepted, events.Turned, events.RoundCommitted),
-        *(events.BelowQuorum, events.Scored, events.Finished, Planted, Failed),
+        *(events.Waiting, events.Opened, events.RoundBegan, events.Accepted, events.Turned, events.Unmasked),
+        *(events.RoundCommitted, events.BelowQuorum, events.Scored, events.Finished, Planted, Failed),
     )
 }
 

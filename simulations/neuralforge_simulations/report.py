@@ -51,6 +51,7 @@ class Round:
     loss: float | None = None
     exactness_error: float | None = None
     seconds: float = 0.0
+    privacy: tuple[str, ...] = ()
     accepted: set[str] = field(default_factory=set)
     losses: dict[str, float] = field(default_factory=dict)
     turned: list[events.Turned] = field(default_factory=list)
@@ -83,7 +84,8 @@ class Report:
         """Take in what the event says; raises StorageError."""
         match event:
             case events.Opened():
-                self.notice(event.summary)
+                for line in (event.summary, *event.notices):
+                    self.notice(line)
             case events.RoundBegan():
                 self._attempt_began = time.monotonic()
                 found = self._round(event.round)
@@ -189,6 +191,7 @@ class Report:
         found.committed = True
         found.loss, found.exactness_error = event.loss, event.exactness_error
         found.seconds = time.monotonic() - self._attempt_began
+        found.privacy = event.privacy
         self._line(
             "round",
             round=event.round,
@@ -202,6 +205,7 @@ class Report:
             bytes_up=found.bytes_up,
             seconds=found.seconds,
             figures=dict(event.figures),
+            privacy=event.privacy,
         )
         self.write_summary()
 

@@ -116,6 +116,18 @@ def _conflicts(config: ScenarioConfig) -> Iterator[Conflict]:
             f"{max(clients.ranks)} is above the server's {config.adapter.rank} (adapter.rank)",
         )
 
+    if config.secure_aggregation.trust == "peers":
+        if config.run.backend == "ray":
+            yield (
+                ("secure_aggregation.trust", "run.backend"),
+                "with peers a client keeps its keys in memory, and Ray's actors change clients: wanted local",
+            )
+        if config.adversaries.kind != "none":
+            yield (
+                ("secure_aggregation.trust", "adversaries.kind"),
+                "adversaries change what a client sends, and under masks that is noise already: wanted none",
+            )
+
 
 def _notices(config: ScenarioConfig, given: Container[str]) -> Iterator[str]:
     yield from federation_notices(config, given)

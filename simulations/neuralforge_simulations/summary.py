@@ -27,6 +27,7 @@ def _opening(report: Report) -> str:
 def _sections(report: Report) -> Iterable[tuple[str, str]]:
     yield "Held-out loss", _held_out(report)
     yield "Rounds", _rounds(report)
+    yield "Privacy", _privacy(report)
     yield "Updates that did not count", _turned(report)
     yield "Back door", _backdoor(report)
     yield "Clients", _clients(report)
@@ -87,6 +88,13 @@ def _rounds(report: Report) -> str:
         *("exactness error", "MB down", "MB up", "seconds"),
     )
     return _table(head, rows)
+
+
+def _privacy(report: Report) -> str:
+    if not (report.committed and report.committed[-1].privacy):
+        return ""
+    lines = [f"- {spent}" for spent in report.committed[-1].privacy]
+    return "\n".join(("What all rounds have cost the client that was asked most often:\n", *lines))
 
 
 def _turned(report: Report) -> str:

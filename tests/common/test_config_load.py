@@ -167,6 +167,10 @@ def test_every_key_can_be_set_in_the_environment(key: str, tmp_path: Path) -> No
         "output.resume": "auto",
         "optimization.anchor": "global",
         "optimization.replay_balance": "language",
+        "privacy.delta": "1e-6",
+        "privacy.unit": "file",
+        "privacy.accountant": "prv",
+        "privacy.engine": "opacus",
     }
     needs = {"dataset.from_git": "."} if key == "dataset.since" else {}
     text = texts.get(key, "0.5" if TRAIN.wanted(key).startswith("a number") else "9")

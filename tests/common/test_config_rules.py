@@ -68,6 +68,11 @@ def test_since_goes_with_the_repository_that_it_is_of(tmp_path: Path, other: dic
             "c.yaml:3: optimization.der_alpha: needs replayed examples, optimization.replay_buffer_size is 0",
         ),
         (
+            "optimization:\n  orthogonal_lambda: 0.5\n",
+            "c.yaml:2: optimization.orthogonal_lambda: there is no new block to hold at right angles to earlier ones, "
+            "optimization.progressive is false",
+        ),
+        (
             "optimization:\n  continue_from: a.lora\nfederation:\n  server: nf://x:1\n",
             "c.yaml:2: optimization.continue_from: cannot be used together with federation.server: "
             "a federation says which adapter is trained",

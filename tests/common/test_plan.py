@@ -57,7 +57,7 @@ def test_frozen_components_have_the_scaling_of_the_trained_ones(make_spec: MakeS
         {"spec": []},
         {"spec": {}},
         {"spec": {"rank": 4}},
-        {"protocol": 2},
+        {"protocol": 1},
         {"protocol": "1"},
         {"protocol": True},
         {"protocol": None},
@@ -206,3 +206,42 @@ def test_arbitrary_documents_are_read_or_refused_and_nothing_else(document: dict
         return
     assert type(report.examples) is int
     assert math.isfinite(report.norm)
+
+
+MASKING = {"clients": 5, "limit": 0.5, "max_norm": 10.0, "bits": 32, "threshold": 0.5, "neighbours": 0}
+
+
+def masked_document(make_spec: MakeSpec) -> dict[str, Any]:
+    plan = json.loads(a_plan(make_spec, weighting="uniform", trust="peers").to_json())
+    return plan | {"masking": MASKING}
+
+
+def test_a_plan_under_masks_comes_back_and_has_one_digest_on_both_sides(make_spec: MakeSpec) -> None:
+    text = json.dumps(masked_document(make_spec))
+    plan = RoundPlan.from_json(text)
+    assert RoundPlan.from_json(plan.to_json()) == plan
+    # Whoever wrote it may have whole numbers where a reader makes fractions of them.
+    written = replace(plan, max_grad_norm=1, spec=replace(plan.spec, alpha=8))
+    assert written.digest == RoundPlan.from_json(written.to_json()).digest
+    assert replace(plan, nonce="n2").digest != plan.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weighting": "examples"},
+        {"wire": "fp16"},
+        {"steps": None, "epochs": 1},
+        {"frozen_rank": 2},
+        {"trust": "server"},
+        {"trust": "nobody"},
+        {"masking": []},
+        {"masking": {"clients": 5}},
+        {"masking": MASKING | {"surprise": 1}},
+        {"masking": MASKING | {"bits": 32.0}},
+        {"masking": MASKING | {"clients": True}},
+    ],
+)
+def test_a_plan_under_masks_that_masks_nothing_is_refused(make_spec: MakeSpec, change: dict[str, Any]) -> None:
+    with pytest.raises(FederationError):
+        RoundPlan.from_json(json.dumps(masked_document(make_spec) | change))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from client_messages import answer, asked
 from developers import developer, nf_tiny, plan_for, state_for
 
 from neuralforge.data.dataset import Dataset
@@ -28,9 +29,7 @@ from neuralforge_common.records import plan_to_records, raw_reply
 from neuralforge_common.wire import decode, encode
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict  # isort: skip  # after our settings
-from flwr.clientapp import ClientApp  # isort: skip
 from flwr.common.constant import ErrorCode  # isort: skip
-from flwr.supercore.task_identity import TaskIdentity  # isort: skip
 
 Ask = Callable[..., Message]
 
@@ -50,28 +49,11 @@ def ada(resident: ResidentModel, data: Dataset, tmp_path: Path) -> Participant:
     return developer(resident, data, tmp_path, adapter_path=tmp_path / "team.lora")
 
 
-def asked(app: ClientApp, content: RecordDict, kind: str, **node_config: Any) -> Message:
-    """The reply to one message, as a node's runtime gets it."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 2
-    message = Message(content, dst_node_id=2, message_type=kind)
-    message.metadata.__dict__["_message_id"] = "question"
-    context = Context(run_id=1, node_id=2, node_config=node_config, state=RecordDict(), run_config={})
-    reply = app(message=message, context=context)
-    assert reply.metadata.reply_to_message_id == "question"
-    return reply
-
-
 @pytest.fixture
 def ask(ada: Participant) -> Ask:
     faults: list[Exception] = []
     app = make_client_app(lambda context: ada, on_fault=faults.append)
     return lambda content, kind: asked(app, content, kind)
-
-
-def answer(reply: Message) -> dict[str, Any]:
-    assert not reply.has_error(), reply.error
-    assert set(reply.content) == {"answer"}
-    return dict(json.loads(str(reply.content["answer"]["json"])))  # type: ignore[index]
 
 
 def question(**changes: Any) -> RecordDict:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from developers import developer, nf_tiny, plan_for, state_for
 from enrolment_rig import Rig, rig
 from federation_rig import Team, wait_until
@@ -22,14 +24,21 @@ from neuralforge.federation.client import FederatedClient
 from neuralforge.federation.home import JoinedFederation
 from neuralforge.federation.join import join
 from neuralforge.federation.participant import Participant
+from neuralforge.federation.secagg.member import SecureMember
+from neuralforge.federation.secagg.pins import Pins
 from neuralforge.federation.session import find_federation, open_session
+from neuralforge_common.accounting import Steps, epsilon
 from neuralforge_common.errors import FederationError, UsageError
 from neuralforge_common.folder import read_adapter_folder
 from neuralforge_common.plan import TrainReport
-from neuralforge_common.records import plan_to_records, raw_reply
+from neuralforge_common.privacy import PrivacyTerms
+from neuralforge_common.records import answer_text, masks_to_records, plan_to_records, raw_reply, state_record
+from neuralforge_common.secagg.messages import KEYS, SHARES, SURVIVORS, UNMASK, Survivors, adverts_to_json
+from neuralforge_common.secagg.terms import MaskingTerms
 from neuralforge_common.wire import decode
 from neuralforge_server.enrolment import serve_enrolment
 from neuralforge_server.identity import Identities
+from neuralforge_server.secagg.tally import Tally
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -143,6 +152,71 @@ def test_a_round_from_python_leaves_the_machine_when_it_is_shared(
         run.ask(node, plan_to_records(replace(plan, nonce="finish"), state), kind="query.finish")
         assert client.take_part(team_code) == adapter
     assert read_adapter_folder(adapter).spec.rank == plan.spec.rank
+
+
+def test_a_round_under_masks_from_python_is_shared_when_its_sum_is_unmasked(
+    whole: Any, run: Any, teacher: Participant, team_code: Path, tmp_path: Path
+) -> None:
+    _, node = whole("masked", tmp_path / "home")
+    others = [
+        SecureMember(name, Ed25519PrivateKey.generate(), Pins(tmp_path / f"{name}.json")) for name in ("ann", "bob")
+    ]
+    terms = MaskingTerms(clients=3, limit=0.5, max_norm=100.0)
+    plan = replace(plan_for(teacher), weighting="uniform", trust="peers", masking=terms)
+    layout, state = state_for(teacher, plan)
+    tally = Tally(plan, size=layout.size, needed=3, registered=None)
+    record = state_record(state)
+
+    def ask(question: str, texts: Callable[[str], str], add: Callable[[str, str], None]) -> None:
+        asked = run.ask(node, masks_to_records(plan, texts("masked")), kind=f"query.{question}")
+        for member in others:
+            add(member.name, member.answer(question, plan, texts(member.name)))
+        add("masked", answer_text(run.reply(asked).content))
+
+    def coordinate() -> None:
+        ask(KEYS, lambda name: "{}", tally.add_keys)
+        everybody = adverts_to_json(tally.roster().adverts)
+        ask(SHARES, lambda name: everybody, tally.add_shares)
+        asked = run.ask(node, masks_to_records(plan, tally.delivery("masked").to_json(), record))
+        for member in others:
+            member.collect(plan, tally.delivery(member.name).to_json())
+            tally.add_masked(member.name, member.mask(plan, np.zeros(layout.size, np.float32)))
+        reply = raw_reply(run.reply(asked, within=60).content)
+        told = TrainReport.from_json(reply.report)
+        assert (told.examples, told.tokens, told.loss, told.norm, told.seconds) == (1, 0, None, 0.0, 0.0)
+        tally.add_masked("masked", reply.delta)
+        survivors = Survivors(names=tally.survivors).to_json()
+        ask(SURVIVORS, lambda name: survivors, tally.add_confirmation)
+        request = tally.request().to_json()
+        ask(UNMASK, lambda name: request, tally.add_unmasking)
+
+    with FederatedClient("team", home=tmp_path / "home", base="nf-tiny") as client, ThreadPoolExecutor(1) as pool:
+        coordinator = pool.submit(coordinate)
+        client.train_local(team_code)
+        assert not coordinator.done()
+        client.share_gradients()
+        coordinator.result(30)
+    trained, _ = teacher.train(plan, state)
+    assert np.linalg.norm(3 * tally.mean()) == pytest.approx(trained.norm, rel=0.2)
+
+
+def test_what_a_private_round_from_python_has_cost_is_told(
+    whole: Any, run: Any, teacher: Participant, team_code: Path, tmp_path: Path
+) -> None:
+    _, node = whole("private", tmp_path / "home")
+    terms = PrivacyTerms(noise_multiplier=1.0, sample_rate=0.05)
+    plan = replace(plan_for(teacher), weighting="uniform", privacy=terms)
+    _, state = state_for(teacher, plan)
+    with FederatedClient("team", home=tmp_path / "home", base="nf-tiny") as client:
+        assert client.spent is None
+        asked = run.ask(node, plan_to_records(plan, state))
+        report = client.train_local(team_code)
+        spent = epsilon([Steps(sample_rate=0.05, noise_multiplier=1.0, count=3)], terms.delta)
+        assert client.spent is not None
+        assert client.spent.epsilon == pytest.approx(spent), "before it is shared: shared or not, it is charged"
+        client.share_gradients()
+        assert TrainReport.from_json(raw_reply(run.reply(asked).content).report) == report
+    assert (report.examples, report.tokens, report.loss) == (1, 0, None)
 
 
 def test_a_round_that_the_site_policy_refuses_is_an_error_on_both_sides(

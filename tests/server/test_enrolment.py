@@ -29,6 +29,7 @@ from neuralforge_common.certificates import (
     private_pem,
 )
 from neuralforge_common.errors import FederationError, NeuralForgeError, StorageError, UsageError
+from neuralforge_common.plan import PROTOCOL
 from neuralforge_common.protocol import enrolment_pb2 as messages
 from neuralforge_common.protocol import enrolment_pb2_grpc as services
 from neuralforge_server.enrolment import FailureLimit, serve_enrolment
@@ -77,7 +78,7 @@ def test_a_machine_joins_and_may_ask(team: Rig, home: Path) -> None:
 
 def test_what_joining_writes_is_private_and_the_key_is_one_that_flower_reads(team: Rig, home: Path) -> None:
     folder = team.joined("laptop-2", home).folder
-    assert everything_below(folder) == ["ca.pem", "federation.json", "node.key", "node.pem"]
+    assert everything_below(folder) == ["ca.pem", "federation.json", "identity.key", "node.key", "node.pem"]
     for path in (home, folder.parent, folder):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "node.key").stat().st_mode) == 0o600
@@ -104,7 +105,7 @@ def test_of_two_machines_with_one_token_exactly_one_joins(team: Rig, tmp_path: P
     with ThreadPoolExecutor(2) as pool:
         answers = sorted(pool.map(attempt, ("a", "b")))
     assert answers == ["laptop-4", "the server refused: the token was used already: each lets one node join, once"]
-    assert sorted(len(everything_below(tmp_path / name)) for name in ("a", "b")) == [1, 6]
+    assert sorted(len(everything_below(tmp_path / name)) for name in ("a", "b")) == [1, 7]
 
 
 def test_an_expired_an_unknown_and_a_withdrawn_token_are_refused(fresh: Rig, home: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_server_of_another_protocol_is_refused_with_both_versions(team: Rig, h
     stranger = Impostor(team.state.authority_pem, protocol=7)
     with impostor(stranger, key=team.state.server_key_pem, certificate=team.state.server_pem) as port:
         error = refusal(team, "token", home, address=team.state.address(port))
-    assert "the server speaks protocol 7 (version '9.9'), this client 1 (version " in error.message
+    assert f"the server speaks protocol 7 (version '9.9'), this client {PROTOCOL} (version " in error.message
     assert stranger.tokens == []
 
 

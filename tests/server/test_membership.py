@@ -99,6 +99,7 @@ def test_after_a_rotation_the_new_key_counts_and_the_old_one_is_refused(team: Ri
     assert sorted(path.name for path in joined.folder.iterdir()) == [
         "ca.pem",
         "federation.json",
+        "identity.key",
         "node.key",
         "node.pem",
     ]
@@ -208,7 +209,13 @@ def test_a_rotation_that_the_server_refuses_leaves_no_key_behind(team: Rig, join
     times = iter((time.time(), time.time() - 1000))
     with pytest.raises(Refused, match="away from this clock"):
         rotate_key(joined, clock=lambda: next(times))
-    assert {path.name for path in joined.folder.iterdir()} == {"ca.pem", "federation.json", "node.key", "node.pem"}
+    assert {path.name for path in joined.folder.iterdir()} == {
+        "ca.pem",
+        "federation.json",
+        "identity.key",
+        "node.key",
+        "node.pem",
+    }
     assert describe(rotate_key(joined)).name == joined.record.name
 
 

@@ -134,7 +134,13 @@ def test_enrolment_is_two_commands(run: Run, serve: Callable[[], None], tmp_path
     revoked = run("nf-server", "revoke", "laptop-7")
     assert (revoked.returncode, revoked.stderr) == (0, "")
     assert "laptop-7 was revoked" in failed(run("nf-client", "rotate-key", "--server", address))
-    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "federation.json", "node.key", "node.pem"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "ca.pem",
+        "federation.json",
+        "identity.key",
+        "node.key",
+        "node.pem",
+    ]
     other = f"nf://localhost:{free_port}#sha256:{'0' * 64}"
     assert "another authority" in failed(run("nf-client", "join", other, "x", NEURALFORGE_HOME=str(tmp_path / "c")))
 

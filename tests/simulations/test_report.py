@@ -44,7 +44,14 @@ EVENTS: tuple[SimulationEvent, ...] = (
     events.Accepted(round=1, client="a", report=TOLD, norm=0.3, bytes_up=50),
     events.Accepted(round=1, client="b", report=TOLD, norm=0.3, bytes_up=50),
     events.RoundCommitted(
-        round=1, rounds=2, clients=2, loss=2.5, exactness_error=0.1, seconds=0.0, figures={"clients": 2.0}
+        round=1,
+        rounds=2,
+        clients=2,
+        loss=2.5,
+        exactness_error=0.1,
+        seconds=0.0,
+        figures={"clients": 2.0},
+        privacy=("ε = 2 at δ = 1e-05, example-level",),
     ),
     events.Scored(round=1, scores=(events.Score(client="a", loss=2.0, accuracy=0.5, tokens=10),)),
     events.Finished(rounds=2, clients=("a",)),

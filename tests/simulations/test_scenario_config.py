@@ -26,7 +26,10 @@ def test_our_own_scenario_loads_and_its_packages_are_installed() -> None:
 
 def test_the_servers_sections_are_taken_as_they_are() -> None:
     shared = FederationConfig.model_fields.keys()
-    assert [*shared] == ["federation", "adapter", "training", "aggregation", "admission", "wire"]
+    assert [*shared] == [
+        *("federation", "adapter", "training", "aggregation", "privacy", "central", "secure_aggregation"),
+        *("admission", "wire"),
+    ]
     assert all(getattr(ScenarioConfig(), name) == getattr(FederationConfig(), name) for name in shared)
     assert {*SCENARIO.sections} - shared == {"clients", "adversaries", "run"}
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ONE_THREAD
 
@@ -134,6 +135,36 @@ def test_a_round_below_quorum_is_repeated_and_its_drop_outs_leave_no_trace(simul
     assert adapter_bytes(disturbed) == adapter_bytes(undisturbed)
 
 
+def test_a_private_scenario_says_what_it_has_cost_and_no_client_what_it_has_seen(simulate: Any) -> None:
+    report = simulate(privacy__enabled=True, privacy__sample_rate=0.2, federation__rounds=2)
+    found = lines(report.folder)
+    clients = [line for line in found if line["kind"] == "client"]
+    assert len(clients) == 6
+    assert {(line["examples"], line["tokens"], line["loss"], line["seconds"]) for line in clients} == {(1, 0, None, 0)}
+    spent = [line["privacy"] for line in found if line["kind"] == "round"]
+    assert all(re.fullmatch(r"ε = [0-9.]+ at δ = 1e-05, example-level", line) for (line,) in spent)
+    summary = (report.folder / "summary.md").read_text()
+    assert (
+        f"## Privacy\n\nWhat all rounds have cost the client that was asked most often:\n\n- {spent[1][0]}\n" in summary
+    )
+    # One person's: whoever simulates may look.
+    assert {line["round"] for line in found if line["kind"] == "score"} == {0, 2}
+    promised = read_adapter_folder(report.folder / "adapter.lora").metadata.privacy
+    assert promised is not None
+    assert (promised.epsilon, promised.unit) == (8.0, "sample")
+
+
+def test_a_scenario_with_noise_on_the_sum_says_whose_data_it_hides(simulate: Any) -> None:
+    report = simulate(central__enabled=True, federation__rounds=1, federation__evaluate_every=0)
+    (line,) = [line for line in lines(report.folder) if line["kind"] == "round"]
+    assert line["privacy"][0].endswith("user-level: one client's whole data")
+    assert line["figures"]["clip"] == 1.0
+    promised = read_adapter_folder(report.folder / "adapter.lora").metadata.privacy
+    assert promised is not None
+    assert (promised.epsilon, promised.unit) == (8.0, "client")
+    assert any("times as long as what they can move the adapter by" in notice for notice in report.notices)
+
+
 def test_a_federation_that_never_reaches_its_quorum_ends_with_a_report(simulate: Any, tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="round 1 stayed below its quorum of 3 clients in 2 attempts"):
         simulate(clients__dropout=0.99, federation__max_attempts=2)
@@ -227,3 +258,13 @@ def test_without_ray_its_backend_says_what_to_install(simulate: Any) -> None:
     with pytest.raises(FederationError, match="needs Ray") as caught:
         simulate(run__backend="ray")
     assert "neuralforge[ray]" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_under_masks_a_simulation_comes_to_the_same_adapter(simulate: Any, tmp_path: Path) -> None:
+    """The real participants, with their own training; what differs is rounding to fixed point."""
+    simulate("masked", secure_aggregation__trust="peers", federation__rounds=1, federation__evaluate_every=0)
+    simulate("plain", aggregation__weighting="uniform", federation__rounds=1, federation__evaluate_every=0)
+    masked, plain = (read_adapter_folder(tmp_path / name / "adapter.lora").state for name in ("masked", "plain"))
+    for key, array in plain.items():
+        np.testing.assert_allclose(masked[key], array, rtol=0, atol=1e-7)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,10 +22,13 @@ from flwr.clientapp import ClientApp
 
 from neuralforge.federation.participant import Participant, RoundStopped
 from neuralforge.federation.prepare import participant_from_config
+from neuralforge.federation.secagg.answers import answer_question, train_masked
+from neuralforge.federation.secagg.member import SecureMember
 from neuralforge_common import __version__
 from neuralforge_common.errors import AdapterError, FederationError
 from neuralforge_common.plan import PROTOCOL
 from neuralforge_common.records import plan_of, reply_to_records, state_of
+from neuralforge_common.secagg.messages import KEYS, SHARES, SURVIVORS, UNMASK
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
 ANSWER, REQUEST, JSON = "answer", "request", "json"
@@ -69,6 +72,8 @@ def make_client_app(
     app.evaluate()(handle(_evaluate))
     app.query("describe")(handle(_describe))
     app.query("finish")(handle(_finish))
+    for question in (KEYS, SHARES, SURVIVORS, UNMASK):
+        app.query(question)(handle(partial(_secure, question)))
     return app
 
 
@@ -99,8 +104,27 @@ def _log(fault: Exception) -> None:
 def _train(participant: Participant, content: RecordDict) -> RecordDict:
     plan = plan_of(content)
     participant.check(plan)
+    if plan.trust == "peers":
+        return train_masked(_member(participant), plan, content, participant.layout(plan), participant.train)
+    if participant.member is not None:
+        participant.member.check(plan)
     report, delta = participant.train(plan, state_of(content, participant.layout(plan)))
     return reply_to_records(report, delta, plan.wire)
+
+
+def _secure(question: str, participant: Participant, content: RecordDict) -> RecordDict:
+    plan = plan_of(content)
+    participant.check(plan)
+    return answer_question(_member(participant), question, plan, content)
+
+
+def _member(participant: Participant) -> SecureMember:
+    if participant.member is None:
+        raise FederationError(
+            "the federation adds updates up under masks, and this client has no identity for that",
+            hint="have this machine revoked and invited again, remove its folder, and join",
+        )
+    return participant.member
 
 
 def _evaluate(participant: Participant, content: RecordDict) -> RecordDict:

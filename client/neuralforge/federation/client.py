@@ -21,12 +21,17 @@ from neuralforge.federation.home import client_home
 from neuralforge.federation.memory import Memory
 from neuralforge.federation.participant import Participant
 from neuralforge.federation.prepare import resident_model
+from neuralforge.federation.private_rounds import PrivateRounds
+from neuralforge.federation.secagg.member import member_of
 from neuralforge.federation.session import find_federation, open_session
+from neuralforge.privacy.scope import federation_scope
+from neuralforge.privacy.spending import Spending
 from neuralforge_common.adapter import MAX_RANK
 from neuralforge_common.config.load import resolve_train_config
 from neuralforge_common.config.policy import SitePolicy, load_site_policy
 from neuralforge_common.errors import FederationError
 from neuralforge_common.plan import TrainReport
+from neuralforge_common.secagg.messages import SURVIVORS
 
 
 class FederatedClient:
@@ -39,7 +44,8 @@ class FederatedClient:
     What leaves: the difference that training made to the adapter's matrices, and the report beside it (how many
     examples, steps and tokens; loss and time unless the site policy keeps them). What stays: code, examples, file
     names, the base model. A delta can still give away things about the code that it was learnt from; what bounds that
-    is differential privacy, which a federation and a site policy may demand.
+    is differential privacy, which a federation and a site policy may demand: `spent` says then how much was told, and
+    the report says nothing that the federation did not know.
 
     Args:
         server: `nf://host:port`, or the name of a federation that this machine has joined.
@@ -70,13 +76,18 @@ class FederatedClient:
         tell: Callable[[str], None] = lambda line: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._joined = find_federation(server, home=Path(home) if home is not None else client_home())
+        place = Path(home) if home is not None else client_home()
+        self._joined = find_federation(server, home=place)
         self._resident = resident_model(resolve_train_config(None, {"model.base": base} if base else {}, os.environ))
         self._policy = load_site_policy(Path(policy)) if policy is not None else SitePolicy()
         self._max_rank = max_rank
         self._adapter = Path(adapter) if adapter is not None else None
         self._tell = tell
         self._stop = stop
+        self._member = member_of(self._joined)
+        record = self._joined.record
+        scope = federation_scope(record.federation, record.address.endpoint)
+        self._private = PrivateRounds(home=place, scope=scope, tell=tell)
         self._data: Dataset | None = None
         self._participant: Participant | None = None
         self._faults: list[Exception] = []
@@ -92,6 +103,11 @@ class FederatedClient:
     def finished(self) -> bool:
         """Whether the coordinator has said that the federation is over."""
         return self._rounds.finished
+
+    @property
+    def spent(self) -> Spending | None:
+        """What private rounds of this federation have cost the data here; None where there was none."""
+        return self._private.spent()
 
     def train_local(self, local_data: str | Path | Iterable[Example]) -> TrainReport:
         """Wait for the next round and train on it; nothing of what was learnt leaves this machine yet.
@@ -123,6 +139,8 @@ class FederatedClient:
     def share_gradients(self) -> int:
         """Send the delta of the round that `train_local` has trained; returns how many bytes went out.
 
+        Under secure aggregation it goes out under masks, and this waits until the sum with it in is unmasked.
+
         Raises:
             FederationError: there is none; it came too late; the server is gone.
         """
@@ -132,6 +150,8 @@ class FederatedClient:
         sent = self._rounds.send(held)
         if sent.lost:
             raise FederationError(f"round {held.plan.round if held.plan else '?'}: {sent.lost}")
+        if held.plan is not None and held.plan.trust == "peers":
+            self._help_unmask()
         return sent.bytes_sent
 
     def take_part(
@@ -177,6 +197,8 @@ class FederatedClient:
             policy=self._policy,
             max_rank=self._max_rank,
             adapter_path=self._adapter,
+            member=self._member,
+            private=self._private,
             stop=self._stop,
         )
 
@@ -184,6 +206,17 @@ class FederatedClient:
         if self._participant is None:
             raise FederationError("this client has not said yet what it learns from")
         return self._participant
+
+    def _help_unmask(self) -> None:
+        """Answer until the sum with this client's update in it is unmasked, or something else has begun."""
+        while True:
+            answer = self._rounds.next_answer()
+            if answer.kind == TRAIN:
+                self._held = answer  # another round, which nobody has shared yet
+                return
+            self._rounds.send(answer)
+            if answer.kind != f"query.{SURVIVORS}":
+                return
 
     def _give_up(self) -> None:
         if self._held is not None:

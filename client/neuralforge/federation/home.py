@@ -6,6 +6,8 @@ $NEURALFORGE_HOME or ~/.neuralforge
 ├── ca.pem             its authority, pinned when we joined
 ├── node.key           our key: of the client certificate, and Flower's node key (P-384, OpenSSH's format)
 ├── node.pem           our certificate
+├── identity.key       what we sign with under secure aggregation (Ed25519); it stays when node.key changes
+├── peers.json         the identities of the others, as they were first seen
 ├── node.key.next      only while the key is being changed; see rotate.py
 └── memory/            what the training of later rounds builds on
 """
@@ -20,15 +22,17 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from neuralforge_common.address import FederationAddress, endpoint
 from neuralforge_common.certificates import fingerprint, private_pem, read_certificate, read_private_key
 from neuralforge_common.errors import AdapterError, FederationError, NeuralForgeError, StorageError, UsageError
 from neuralforge_common.key_files import check_private, read_private_file
+from neuralforge_common.secagg.keys import read_identity
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
 RECORD, AUTHORITY, KEY, CERTIFICATE, NEXT_KEY = "federation.json", "ca.pem", "node.key", "node.pem", "node.key.next"
-MEMORY = "memory"
+IDENTITY, PEERS, MEMORY = "identity.key", "peers.json", "memory"
 
 _MAX_RECORD_BYTES = 16 * 1024
 _FORMAT = 1
@@ -105,6 +109,21 @@ class JoinedFederation:
     def memory(self) -> Path:
         """Where client state that outlives a round is kept; the folder may not exist yet."""
         return self.folder / MEMORY
+
+    @property
+    def identity(self) -> Ed25519PrivateKey | None:
+        """What this machine signs with under secure aggregation; None where it joined without.
+
+        Raises:
+            StorageError: the file is damaged, or others may read it.
+        """
+        path = self.folder / IDENTITY
+        return read_identity(read_private_file(path), str(path)) if path.exists() else None
+
+    @property
+    def peers(self) -> Path:
+        """The file of the other clients' identities; it may not exist yet."""
+        return self.folder / PEERS
 
     @property
     def key_pem(self) -> bytes:

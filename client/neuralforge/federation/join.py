@@ -17,11 +17,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from neuralforge.federation.channel import TIMEOUT, call, check_clock, check_protocol, open_channel, unreachable
 from neuralforge.federation.home import (
     AUTHORITY,
     CERTIFICATE,
+    IDENTITY,
     KEY,
     RECORD,
     FederationRecord,
@@ -44,6 +46,7 @@ from neuralforge_common.errors import FederationError, StorageError, UsageError
 from neuralforge_common.key_files import PRIVATE_FOLDER, make_private_folder, write_private_file
 from neuralforge_common.protocol import enrolment_pb2 as messages
 from neuralforge_common.protocol import enrolment_pb2_grpc as services
+from neuralforge_common.secagg.keys import identity_pem, public_bytes
 from neuralforge_common.strict_json import shortened
 
 _IMPOSTOR = "something else may be answering there: compare the address with what `nf-server init` printed"
@@ -76,11 +79,15 @@ def join(
                 # What needs the disk comes before the token is spent, as far as it can.
                 key = ec.generate_private_key(ec.SECP384R1())
                 write_private_file(new / KEY, private_pem(key, openssh=True))
+                identity = Ed25519PrivateKey.generate()
+                write_private_file(new / IDENTITY, identity_pem(identity))
                 (new / AUTHORITY).write_bytes(certificate_pem(authority))
                 with open_channel(address.host, address.port, roots=certificate_pem(authority)) as channel:
                     reply = call(
                         services.EnrolmentStub(channel).Join,
-                        messages.JoinRequest(token=token, signing_request_pem=create_request(key)),
+                        messages.JoinRequest(
+                            token=token, signing_request_pem=create_request(key), identity=public_bytes(identity)
+                        ),
                         messages.JoinReply,
                     )
                 spent = reply.name

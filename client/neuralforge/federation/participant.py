@@ -10,37 +10,46 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
+from neuralforge.continual.fisher import Fisher, compute_fisher_information
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.example import Example
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.evaluation.metrics import Evaluation
 from neuralforge.federation import policy as site
+from neuralforge.federation.finished import before_and_after, write_finished
 from neuralforge.federation.memory import Binding, Memory
 from neuralforge.federation.parts import add_unsent, client_state
+from neuralforge.federation.private_rounds import PrivateRounds
 from neuralforge.federation.remembering import Remembering
 from neuralforge.federation.resident import ResidentModel
+from neuralforge.federation.secagg.member import SecureMember
+from neuralforge.privacy.fisher import private_fisher
+from neuralforge.privacy.release import release
+from neuralforge.privacy.run import PrivateTraining
 from neuralforge.training.events import Event, Observer, StepDone
 from neuralforge.training.penalty import Penalty, Proximal
 from neuralforge.training.schedule import ConstantScheduler
-from neuralforge.training.trainer import LoRATrainer, utc_now
-from neuralforge_common import __version__, metadata
+from neuralforge.training.trainer import LoRATrainer
 from neuralforge_common.adapter import MAX_RANK, AdapterSpec, FloatArray
 from neuralforge_common.config.policy import SitePolicy
 from neuralforge_common.config.schema import ModelSection
 from neuralforge_common.errors import FederationError
-from neuralforge_common.folder import write_adapter_folder
 from neuralforge_common.layout import AdapterLayout
+from neuralforge_common.metadata import Evaluation as BeforeAndAfter
 from neuralforge_common.plan import RoundPlan, TrainReport
 from neuralforge_common.strict_json import shortened
 
 DEFAULT_BASE = str(ModelSection().base)
 DEFAULT_LENGTH = 256
 UNSENT = "unsent"
+FISHER_EXAMPLES = 64
+"""Examples that a round's Fisher is the mean of: a round is short."""
 
 
 class RoundStopped(Exception):
@@ -53,7 +62,9 @@ class Participant:
     `data` was gathered on this machine; nothing that a plan says can change what is read. A client with less than the
     plan's rank at its disposal (`max_rank`) trains the first components and holds the others at zero, so that the
     adapter's scaling stays what it is. `adapter_path` is where the finished adapter goes, None for nowhere.
-    `remembering` holds what this client has learnt before. `now` is local time. `stop` is asked before each step.
+    `remembering` holds what this client has learnt before. `member` is this machine in rounds under masks, `private` in
+    rounds with differential privacy, None where it takes part in none. `now` is local time. `stop` is asked before each
+    step.
     """
 
     def __init__(
@@ -66,6 +77,8 @@ class Participant:
         max_rank: int = MAX_RANK,
         adapter_path: Path | None = None,
         remembering: Remembering | None = None,
+        member: SecureMember | None = None,
+        private: PrivateRounds | None = None,
         now: Callable[[], datetime] = datetime.now,
         observers: Sequence[Observer] = (),
         stop: Callable[[], bool] = lambda: False,
@@ -77,6 +90,10 @@ class Participant:
         self.max_rank = max_rank
         self.adapter_path = adapter_path
         self.remembering = remembering or Remembering()
+        self.member = member
+        self.private = private
+        self.scores: BeforeAndAfter | None = None
+        """Held-out figures of the base and of the finished adapter, for this machine's owner."""
         self._now = now
         self._observers = tuple(observers)
         self._stop = stop
@@ -100,6 +117,10 @@ class Participant:
         """Holds a plan against the site's policy, before anything is loaded; raises FederationError."""
         steps = None if plan.epochs is None else plan.epochs * math.ceil(len(self.data.train) / plan.batch_size)
         site.check(plan, self.policy, self._now(), steps=steps)
+        if self.private is not None:
+            self.private.check(plan, self.policy)
+        if plan.privacy is not None:
+            self.remembering.check_private()
 
     def layout(self, plan: RoundPlan) -> AdapterLayout:
         """The order of the values in the state that comes with a plan, once base and modules are found to be the same.
@@ -113,10 +134,11 @@ class Participant:
         """Train from `state` (total rank's size,); returns the report and the float32 delta, to be sent as `plan.wire`.
 
         The delta is `plan.part` at the reported rank. The optimizer is fresh in each round. The same plan, state, data
-        and memory give the same bytes on one CPU.
+        and memory give the same bytes on one CPU, but for a private round, of which never two are alike.
 
         Raises:
-            FederationError: the plan is not allowed, or for another base or adapter.
+            FederationError: the plan is not allowed, or for another base or adapter, or its privacy costs too much.
+            PrivacyError: the ledger of what privacy has cost is damaged or in use.
             TrainingError: the loss is not finite.
             RoundStopped: `stop` said so; nothing was changed.
         """
@@ -130,7 +152,12 @@ class Participant:
         binding = self._binding(plan, layout, rank)
         kept = self.memory.recall(binding, before=plan.round)
         before = client_state(plan, layout, state, kept, rank=rank)
-        steps, tokens, loss = self._learn(plan, trainer, layout, before, rank, kept)
+        private, receipt = None, None
+        with ExitStack() as stack:
+            if plan.privacy is not None:
+                ledger = self._ledger(plan)
+                private, receipt = stack.enter_context(ledger.round(plan, self.data.train, self.policy))
+            steps, tokens, loss = self._learn(plan, trainer, layout, before, rank, kept, private)
         after = layout.flatten(trainer.state())
 
         delta = layout.resized((after - before)[layout.part_slice(plan.part)], rank, part=plan.part)
@@ -140,7 +167,7 @@ class Participant:
             own = after[layout.part_slice(plan.personal)]
             remembered[plan.personal] = layout.resized(own, rank, part=plan.personal)
         remembered |= self.remembering.consolidated(
-            plan, trainer, self._tokenized(plan, trainer)[0], kept, rank=rank, seed=round_seed(plan)
+            plan, trainer, lambda: self._fisher(plan, trainer, private), kept, rank=rank
         )
         if kept or remembered:  # nothing left to remember is worth an entry, too: it replaces an older one
             self.memory.keep(binding, plan.round, remembered)
@@ -160,18 +187,18 @@ class Participant:
             norm=float(np.linalg.norm(arrives)),
             seconds=time.perf_counter() - began if tells else 0.0,
         )
-        return report, delta
+        return (report, delta) if receipt is None else release(plan, report, delta, receipt)
 
     def evaluate(self, plan: RoundPlan, state: FloatArray) -> Evaluation | None:
         """Scores of a state on this client's held-out code, with its own matrices where it has any.
 
-        None where nothing is held out, or the site's policy keeps figures here.
+        None where nothing is held out, or privacy or the site's policy keep figures here.
 
         Raises:
             FederationError: the plan is not allowed, or for another base or adapter.
         """
         self.check(plan)
-        if not (self.policy.allow.report_metrics and self.data.evaluation):
+        if plan.privacy is not None or not (self.policy.allow.report_metrics and self.data.evaluation):
             return None
         trainer, layout, rank = self._open(plan)
         trainer.load_state(layout.unflatten(self._own(plan, layout, state, rank)))
@@ -180,6 +207,8 @@ class Participant:
     def finish(self, plan: RoundPlan, state: FloatArray) -> Path | None:
         """Write the federation's adapter, with this client's own matrices where it has any, as a `.lora` folder.
 
+        `scores` are then the held-out figures; after private rounds they are not in the folder, which may be passed on.
+
         Raises:
             FederationError: the plan is for another base or adapter.
             StorageError: the folder cannot be written.
@@ -187,36 +216,11 @@ class Participant:
         if self.adapter_path is None:
             return None
         trainer, layout, rank = self._open(plan)
-        scores = None
         vector = self._own(plan, layout, state, rank)
-        held_out = self._tokenized(plan, trainer)[1]
-        if held_out:
-            trainer.load_state(layout.unflatten(np.zeros(layout.size, np.float32)))
-            base = trainer.evaluate(held_out)
-        trainer.load_state(layout.unflatten(vector))
-        if held_out:
-            adapter = trainer.evaluate(held_out)
-            scores = metadata.Evaluation(
-                base=metadata.Scores(perplexity=base.perplexity, accuracy=base.accuracy),
-                adapter=metadata.Scores(perplexity=adapter.perplexity, accuracy=adapter.accuracy),
-                samples=adapter.examples,
-            )
-        write_adapter_folder(
-            self.adapter_path,
-            spec=trainer.spec,
-            state=trainer.state(),
-            metadata=metadata.AdapterMetadata(
-                name=self.adapter_path.name.removesuffix(".lora"),
-                description=f"LoRA adapter of rank {layout.rank} on {trainer.base.name}, trained together in "
-                f"{plan.round} rounds of the federation {plan.federation}"
-                + (f"; its {plan.personal} are this client's own" if plan.personal != "none" else ""),
-                accuracy=scores.adapter.accuracy if scores else None,
-                created=utc_now(),
-                base_model=trainer.base.name,
-                neuralforge_version=__version__,
-                evaluation=scores,
-            ),
-        )
+        self.scores = before_and_after(trainer, layout, vector, self._tokenized(plan, trainer)[1])
+        spent = self.private.statement(plan) if self.private is not None else None
+        told = self.scores if spent is None and plan.privacy is None else None
+        write_finished(self.adapter_path, plan, trainer, scores=told, privacy=spent)
         return self.adapter_path
 
     def _check_base(self, base: str) -> None:
@@ -266,7 +270,8 @@ class Participant:
         before: FloatArray,
         rank: int,
         kept: Mapping[str, FloatArray],
-    ) -> tuple[int, int, float]:
+        private: PrivateTraining | None,
+    ) -> tuple[int, int, float | None]:
         """Train the plan's part, and what is personal, from `before`: steps, tokens read, mean loss of the steps."""
         trainer.load_state(layout.unflatten(before))
         sides = "AB" if plan.part == "both" else "".join(sorted({plan.part, plan.personal} - {"none"}))
@@ -278,7 +283,7 @@ class Participant:
         losses: list[float] = []
 
         def listen(event: Event) -> None:
-            if isinstance(event, StepDone):
+            if isinstance(event, StepDone) and event.loss is not None:
                 losses.append(event.loss)
 
         result = trainer.train(
@@ -288,16 +293,34 @@ class Participant:
             batch_size=plan.batch_size,
             lr_scheduler=ConstantScheduler(base_lr=plan.learning_rate, warmup_steps=plan.warmup_steps),
             seed=round_seed(plan),
-            max_grad_norm=plan.max_grad_norm,
+            # In private rounds each unit's gradient is clipped, and the noised sum is taken as it is.
+            max_grad_norm=plan.max_grad_norm if private is None else 0.0,
             penalties=penalties,
             source=self.remembering.source(trainer, self.data),
+            gradient=None if private is None else private.gradient,
+            keeps="last",
             trainable=None if whole else trainer.flat.mask(sides, components=rank),
             observers=(listen, *self._observers),
             stop=self._stop,
         )
         if not result.completed:
             raise RoundStopped
-        return result.steps, result.tokens, math.fsum(losses) / len(losses)
+        return result.steps, result.tokens, math.fsum(losses) / len(losses) if losses else None
+
+    def _fisher(self, plan: RoundPlan, trainer: LoRATrainer, private: PrivateTraining | None) -> Fisher:
+        """What matters to the round that has just ended; of a private one as its noised gradients tell."""
+        if private is None or private.noised is None:
+            examples = self._tokenized(plan, trainer)[0]
+            return compute_fisher_information(trainer, examples, limit=FISHER_EXAMPLES, seed=round_seed(plan))
+        return private_fisher(trainer, private.noised, private.terms)
+
+    def _ledger(self, plan: RoundPlan) -> PrivateRounds:
+        if self.private is None:
+            raise FederationError(
+                f"round {plan.round} is a private one, and this client keeps no ledger of what privacy costs",
+                hint="take part with nf-client train --server",
+            )
+        return self.private
 
     def _own(self, plan: RoundPlan, layout: AdapterLayout, state: FloatArray, rank: int) -> FloatArray:
         """A committed state with this client's own matrices, where a plan has personal ones and there are any yet."""
@@ -307,9 +330,10 @@ class Participant:
         return client_state(plan, layout, state, kept, rank=rank)
 
     def _binding(self, plan: RoundPlan, layout: AdapterLayout, rank: int) -> Binding:
-        # At this client's rank: frozen components come and go from round to round.
+        # At this client's rank: frozen components come and go from round to round. Nothing that was learnt without
+        # privacy enters a round with it.
         return Binding(
-            federation=plan.federation,
+            federation=plan.federation if plan.privacy is None else f"{plan.federation} (private)",
             base_fingerprint=plan.spec.base_fingerprint,
             layout_digest=layout.with_rank(rank).digest,
         )

@@ -18,8 +18,10 @@ from neuralforge.data.run_folder import REPLAY
 from neuralforge.federation.home import MEMORY, client_home
 from neuralforge.federation.memory import Memory
 from neuralforge.federation.participant import Participant
+from neuralforge.federation.private_rounds import PrivateRounds
 from neuralforge.federation.remembering import Remembering
 from neuralforge.federation.resident import ResidentModel
+from neuralforge.federation.secagg.member import SecureMember
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
 from neuralforge.training.engine import EngineOptions
@@ -28,6 +30,9 @@ from neuralforge.training.trainer import DEFAULT_CACHE_BYTES
 from neuralforge_common.adapter import MAX_RANK
 from neuralforge_common.config.load import ResolvedConfig, resolve_train_config
 from neuralforge_common.config.policy import SitePolicy, load_site_policy
+
+STOCK = "federation of a stock Flower"
+"""The scope where no federation was joined: of all of them together, as a coordinator's name for itself is no name."""
 
 
 def participant_from_config(file: Path) -> Participant:
@@ -48,11 +53,14 @@ def make_participant(
     memory: Path,
     tell: Callable[[str], None],
     dataset: Dataset | None = None,
+    member: SecureMember | None = None,
+    scope: str = STOCK,
     observers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Participant:
     """A participant as `resolved` says; `memory` is its folder, `dataset` stands for the data that the file names.
 
+    `scope` names the ledger of what private rounds cost, see `privacy.scope`.
     What the rounds learn is the coordinator's to say: of `lora` and `training` only the engine's options count.
 
     Raises:
@@ -63,14 +71,25 @@ def make_participant(
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     data = dataset if dataset is not None else read_dataset(config)
+    policy = load_site_policy(config.federation.policy) if config.federation.policy else SitePolicy()
+    remembered = remembering(resolved, data, memory / REPLAY)
+    if config.privacy.enabled or policy.require.demands_privacy:
+        remembered.check_private()  # now, not in the first round
     return Participant(
         resident_model(resolved),
         data,
         memory=Memory(memory, tell=tell),
-        policy=load_site_policy(config.federation.policy) if config.federation.policy else SitePolicy(),
+        policy=policy,
         max_rank=config.federation.max_rank or MAX_RANK,
         adapter_path=config.adapter_path,
-        remembering=remembering(resolved, data, memory / REPLAY),
+        remembering=remembered,
+        member=member,
+        private=PrivateRounds(
+            home=config.federation.home or client_home(),
+            scope=scope,
+            own=config.privacy,
+            tell=tell,
+        ),
         observers=observers,
         stop=stop,
     )
@@ -100,7 +119,7 @@ def remembering(resolved: ResolvedConfig, data: Dataset, folder: Path) -> Rememb
             buffer.add(data.train, session=session)
         items = buffer.items
     return Remembering(
-        ewc_lambda=optimization.ewc_lambda if "optimization.ewc_lambda" in asked else 0.0,
+        ewc_lambda=optimization.ewc_lambda or 0.0,
         anchor=optimization.anchor,
         items=items,
         share=optimization.replay_ratio,
@@ -128,7 +147,7 @@ def resident_model(resolved: ResolvedConfig) -> ResidentModel:
         load,
         name=model.base if named else None,
         options=EngineOptions(
-            engine=training.engine,
+            engine="opacus" if config.privacy.enabled and config.privacy.engine == "opacus" else training.engine,
             int8=training.int8,
             attention=training.attention,
             context_gradients=training.context_gradients,

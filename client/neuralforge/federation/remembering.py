@@ -4,33 +4,34 @@ EWC goes from round to round through the client's memory: importance and anchor 
 so that a repeated round begins from the same ones and ends with the same bytes. What is replayed is settled when the
 participant is made, and the same for all of its rounds.
 
+In a private round the Fisher is that of its noised gradients, and the anchor a released model: nothing more is told.
+Earlier examples have no part in it.
+
 A state with frozen components (stacking, residual) begins each round with other components to train: there is no
 weight that could be held, and EWC stays out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from neuralforge.continual.ewc import EWCRegularizer
-from neuralforge.continual.fisher import compute_fisher_information
+from neuralforge.continual.fisher import Fisher
 from neuralforge.continual.item import ReplayItem
 from neuralforge.continual.mix import SHARE, Mix, replayed
 from neuralforge.continual.state import EWCState
 from neuralforge.data.dataset import Dataset
-from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.penalty import Penalty
 from neuralforge.training.source import EpochSource, SourceMaker
 from neuralforge.training.trainer import LoRATrainer
 from neuralforge_common.adapter import FloatArray
+from neuralforge_common.errors import FederationError
 from neuralforge_common.layout import AdapterLayout
 from neuralforge_common.plan import RoundPlan
 
 IMPORTANCE, ANCHOR = "ewc-importance", "ewc-anchor"
-EXAMPLES = 64
-"""Examples that a round's Fisher is the mean of: a round is short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,15 @@ class Remembering:
     anchor: Literal["own", "global"] = "own"
     items: tuple[ReplayItem, ...] = ()
     share: float = SHARE
+
+    def check_private(self) -> None:
+        """Refuses private rounds where something is remembered that they may not see; raises FederationError."""
+        if self.items:
+            raise FederationError(
+                "this client replays earlier examples, and which of them a full buffer keeps depends on all others: "
+                "that cannot be private",
+                hint="optimization.replay_buffer_size: 0",
+            )
 
     def penalties(
         self,
@@ -64,17 +74,15 @@ class Remembering:
         self,
         plan: RoundPlan,
         trainer: LoRATrainer,
-        examples: Sequence[TokenizedExample],
+        fisher: Callable[[], Fisher],
         kept: Mapping[str, FloatArray],
         *,
         rank: int,
-        seed: int,
     ) -> dict[str, FloatArray]:
         """What the next round needs to know, at this client's rank; the trainer stands where the round has ended."""
         if self.ewc_lambda == 0 or plan.frozen_rank > 0:
             return {}
-        fisher = compute_fisher_information(trainer, examples, limit=EXAMPLES, seed=seed)
-        state = EWCState.after(fisher, self._state(plan, trainer, kept, rank=rank, anchor=None))
+        state = EWCState.after(fisher(), self._state(plan, trainer, kept, rank=rank, anchor=None))
         layout = state.layout
         return {
             IMPORTANCE: layout.resized(state.importance, rank),

@@ -6,12 +6,23 @@ The file alone counts: no environment variable and no option can widen what it a
 import re
 from datetime import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from neuralforge_common.config.document import Document
-from neuralforge_common.config.fields import A_RANK, FLAG, FROM_1, Rank, Section, Texts, Wanted, Whole
+from neuralforge_common.config.fields import (
+    A_RANK,
+    ABOVE_0,
+    FLAG,
+    FROM_1,
+    Number,
+    Rank,
+    Section,
+    Texts,
+    Wanted,
+    Whole,
+)
 from neuralforge_common.config.resolve import resolve
 
 _HOURS = re.compile(r"((?:[01][0-9]|2[0-3]):[0-5][0-9])-((?:[01][0-9]|2[0-3]):[0-5][0-9])")
@@ -51,9 +62,23 @@ class AllowSection(Section):
 
 
 class RequireSection(Section):
-    """`require:` without what nothing is learned and nothing sent."""
+    """`require:` without what nothing is learned and nothing sent.
+
+    `max_epsilon` and `max_delta` bound what a federation may spend of this machine's data over all its rounds, `unit`
+    is the least that must be protected (sample < file < repository); each of the three demands privacy by itself.
+    `secure_aggregation` refuses rounds whose coordinator would see this client's update by itself.
+    """
 
     privacy: Annotated[bool, FLAG] = False
+    max_epsilon: Annotated[Number | None, Field(gt=0, le=1e6), ABOVE_0] = None
+    max_delta: Annotated[Number | None, Field(gt=0, le=0.1), Wanted("a number above 0, at most 0.1")] = None
+    unit: Annotated[Literal["sample", "file", "repository"] | None, Wanted("sample, file or repository")] = None
+    secure_aggregation: Annotated[bool, FLAG] = False
+
+    @property
+    def demands_privacy(self) -> bool:
+        """Whether a round without differential privacy is refused."""
+        return self.privacy or not (self.max_epsilon is None and self.max_delta is None and self.unit is None)
 
 
 class SitePolicy(Section):

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterator, Mapping
 
 from neuralforge_common.config.document import Conflict, Document
+from neuralforge_common.config.private_rules import private_conflicts, private_notices
 from neuralforge_common.config.schema import TrainConfig
 
 # A layer that sets the key on the left silences the keys on the right in the layers below it: `--from-git` on the
@@ -43,15 +44,22 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
             ("optimization.continue_from", "federation.server"),
             "cannot be used together with federation.server: a federation says which adapter is trained",
         )
-    if keeping.der_alpha > 0 and keeping.replay_buffer_size == 0:
+    if keeping.der_alpha and keeping.replay_buffer_size == 0:
         yield (
             ("optimization.der_alpha", "optimization.replay_buffer_size"),
             "needs replayed examples, optimization.replay_buffer_size is 0",
+        )
+    if keeping.orthogonal_lambda > 0 and not keeping.progressive:
+        yield (
+            ("optimization.orthogonal_lambda", "optimization.progressive"),
+            "there is no new block to hold at right angles to earlier ones, optimization.progressive is false",
         )
     if training.engine == "general" and training.int8 != "off":
         yield ("training.int8", "training.engine"), "needs the fast engine, training.engine is general"
     if training.engine == "general" and not training.context_gradients:
         yield ("training.context_gradients", "training.engine"), "needs the fast engine, training.engine is general"
+    if config.privacy.enabled:
+        yield from private_conflicts(config)
 
 
 def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
@@ -68,6 +76,7 @@ def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
         )
     if "training.cache_prefix" in given and training.cache_prefix and config.lora.top_layers is None:
         yield "training.cache_prefix has no effect without lora.top_layers: there is no frozen prefix to cache"
+    yield from private_notices(config, given)
     if config.model.trust_remote_code:
         yield f"model.trust_remote_code is on: {config.model.base} may run code of its own on this machine"
 

@@ -29,12 +29,20 @@ class FederationProgress:
                 self.say(f"round {event.round}: asked {asked}: {', '.join(event.clients)}")
             case events.Accepted():
                 loss = "" if event.report.loss is None else f", loss {event.report.loss:.3f}"
+                # 0 is what a report says of what it keeps.
+                seconds = f", {event.report.seconds:.0f} s" if event.report.seconds else ""
                 self.say(
                     f"round {event.round}: {event.client}: {event.report.examples} examples{loss}, "
-                    f"norm {event.norm:.3g}, {event.bytes_up / 1e6:.1f} MB, {event.report.seconds:.0f} s"
+                    f"norm {event.norm:.3g}, {event.bytes_up / 1e6:.1f} MB{seconds}"
                 )
             case events.Turned():
                 self.say(f"round {event.round}: {event.client}: no update ({event.reason}): {event.message}")
+            case events.Unmasked():
+                self.say(
+                    f"round {event.round}: secure aggregation (experimental): {event.keys} clients sent keys, "
+                    f"{event.shares} shares, {len(event.clients)} an update under masks, {event.unmasked_by} took the "
+                    f"masks off the sum: {', '.join(event.clients)}"
+                )
             case events.RoundCommitted():
                 loss = "" if event.loss is None else f", loss {event.loss:.3f}"
                 error = "" if event.exactness_error is None else f", exactness error {event.exactness_error:.2g}"
@@ -42,6 +50,8 @@ class FederationProgress:
                     f"round {event.round} of {event.rounds} committed: {event.clients} clients{loss}{error}, "
                     f"{event.seconds:.0f} s"
                 )
+                for spent in event.privacy:
+                    self.say(f"privacy spent so far: {spent}")
             case events.BelowQuorum():
                 self.say(
                     f"round {event.round}, attempt {event.attempt}: {event.clients} updates, {event.wanted} are "

@@ -28,6 +28,10 @@ aggregation:
   method: mean                    # or frozen-a, alternating, stacking, residual, svd, personal
   robust: clip                    # no update counts for more than its norm should; or none, median, …
 
+privacy:                          # what a member's rounds may tell at most of one of its samples
+  enabled: false
+  target_epsilon: 8               # for all rounds together
+
 wire:
   format: fp16                    # half the bytes of fp32; int8 a quarter
 

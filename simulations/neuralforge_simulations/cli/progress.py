@@ -106,7 +106,8 @@ class SimulationProgress:
 def _committed(event: events.RoundCommitted) -> str:
     loss = "" if event.loss is None else f", training loss {event.loss:.3f}"
     error = "" if event.exactness_error is None else f", exactness error {event.exactness_error:.2g}"
-    return f"round {event.round} of {event.rounds}: {event.clients} clients{loss}{error}"
+    spent = "".join(f"; {line}" for line in event.privacy)
+    return f"round {event.round} of {event.rounds}: {event.clients} clients{loss}{error}{spent}"
 
 
 def _scored(event: events.Scored) -> str:
