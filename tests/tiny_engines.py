@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft import PeftModel
 from tiny import tiny_model, tiny_spec, with_adapter
 
@@ -18,10 +19,15 @@ GENERAL = ("llama", "qwen2", "starcoder2", "gemma2", "gpt_neox", "t5")
 
 
 def engine_of(
-    kind: str, family: str, *, options: dict[str, Any] | None = None, **spec: Any
+    kind: str,
+    family: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    options: dict[str, Any] | None = None,
+    **spec: Any,
 ) -> tuple[Engine, FlatParameters]:
     """An engine of that name, and the flat vector of its adapter, B not zero."""
-    model = with_adapter(tiny_model(family), tiny_spec(family, **spec))
+    model = with_adapter(tiny_model(family, dtype=dtype), tiny_spec(family, **spec))
     flat = FlatParameters(model)
     return engine_on(kind, model, flat, seq2seq=family == "t5", options=EngineOptions(**(options or {}))), flat
 

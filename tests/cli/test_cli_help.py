@@ -11,7 +11,7 @@ import pytest
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMANDS = ("train", "create-dataset", "test-adapter", "benchmark", "forget-report", "replay")
+COMMANDS = ("train", "create-dataset", "test-adapter", "benchmark", "forget-report", "replay", "audit-privacy")
 
 GUIDES_TROUBLESHOOTING = (
     *("--batch-size", "--gradient-checkpointing", "--device"),  # out of memory

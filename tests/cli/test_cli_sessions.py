@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from neuralforge.data.gather import gather
 from neuralforge.models.load import load_base_model
@@ -92,7 +94,8 @@ def below(place: Path) -> set[str]:
 
 def test_a_continued_session_says_what_it_builds_on_and_what_it_left(second: tuple[Path, str]) -> None:
     place, output = second
-    assert "my-adapter.lora after 1 session: EWC at 0.5, 12 examples to replay, 20% of each batch\n" in output
+    opening = "EWC at 0.1, 12 examples to replay (12 with their answers), 20% of each batch"
+    assert f"my-adapter.lora after 1 session: {opening}\n" in output
     assert "not changed since then 5" in " ".join(output.replace("│", " ").split())
     assert "\nheld out, before: perplexity" in output
     assert "\nsession 2: 12 examples learnt, 12 earlier ones at hand to be replayed" in output
@@ -265,6 +268,28 @@ def test_without_ewc_and_replay_the_command_is_plain_training(
     trainer.train(data.train, data.evaluation, max_steps=3)
     torch.set_num_threads(threads)
     assert read_adapter_folder(place / "my-adapter.lora").state == trainer.state()
+
+
+def test_a_session_in_a_block_of_its_own_leaves_one_adapter_that_peft_loads(
+    cli: Cli, place: Path, project: Path, rows: Any
+) -> None:
+    learn = ("train", "--source", project / "csv.py", "--continue-from", "my-adapter.lora", *QUICK, "--progressive")
+    done = cli(*learn, "--orthogonal-lambda", 0.1, cwd=place, **KEY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "my-adapter.lora after 1 session: a new block beside 1 frozen, 12 examples to replay" in done.stdout
+    told = re.search(r"\n2 blocks, merged into one adapter of rank 2: ([\d.]+)% of", done.stdout)
+    assert told is not None, done.stdout
+    record = json.loads((place / ".neuralforge" / "my-adapter" / "continual" / "sessions.json").read_text())
+    assert record["blocks"] == [2, 2]
+    assert 100 * record["sessions"][1]["merged"] == pytest.approx(float(told[1]), abs=0.06)
+    base = load_base_model("nf-tiny", dtype="float32", device="cpu")
+    loaded = PeftModel.from_pretrained(base.model, place / "my-adapter.lora")
+    weights = {name.replace(".default.", "."): value for name, value in loaded.named_parameters() if ".lora_" in name}
+    saved = read_adapter_folder(place / "my-adapter.lora").state
+    assert weights.keys() == saved.keys()
+    assert all(torch.equal(weights[name], torch.tensor(saved[name])) for name in saved)
+    report = rows(cli("forget-report", "my-adapter.lora", cwd=place, COLUMNS="160", **KEY).stdout)
+    assert report["2"][4] == "+0.000"
 
 
 @pytest.mark.slow

@@ -102,7 +102,8 @@ class RoundProgress:
         if answer.kind == TRAIN:
             loss = f", loss {math.fsum(self._losses) / len(self._losses):.3f}" if self._losses else ""
             steps = f"{answer.report.steps} steps" if answer.report is not None else "answered"
-            went = sent.lost or f"{size(sent.bytes_sent)} sent"
+            masked = " under masks" if plan is not None and plan.trust == "peers" else ""
+            went = sent.lost or f"{size(sent.bytes_sent)} sent{masked}"
             return f"{name}: {steps}{loss}, {went}, {answer.seconds:.1f} s"
         if answer.kind == EVALUATE and (scores := _scores(sent)) is not None:
             return f"{name}: together, perplexity {scores[0]:.2f} on held-out code, token accuracy {scores[1]:.1%}"

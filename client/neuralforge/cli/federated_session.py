@@ -26,6 +26,7 @@ from neuralforge_common.config.load import ResolvedConfig
 from neuralforge_common.config.policy import load_site_policy
 from neuralforge_common.config.schema import TrainConfig
 from neuralforge_common.folder import read_adapter_folder
+from neuralforge_common.metadata import Evaluation as Scored
 from neuralforge_common.stop import StopRequest
 
 OURS = (
@@ -35,6 +36,8 @@ OURS = (
     *("training.cache_prefix", "training.seed"),
     *("optimization.ewc_lambda", "optimization.anchor", "optimization.replay_buffer_size"),
     *("optimization.replay_ratio", "optimization.replay_balance", "optimization.key_file"),
+    *("privacy.enabled", "privacy.target_epsilon", "privacy.delta", "privacy.unit", "privacy.engine"),
+    "privacy.max_unit_examples",
 )
 """Beside the data and `federation:`, what a client says for itself; the rest of a round is the coordinator's to say."""
 
@@ -60,7 +63,9 @@ def take_part(resolved: ResolvedConfig, *, log_level: str) -> int:
         from neuralforge.federation.connection import FINISH, Asked, Event, Resident
         from neuralforge.federation.flower import Stopped
         from neuralforge.federation.prepare import make_participant
+        from neuralforge.federation.secagg.member import member_of
         from neuralforge.federation.session import open_session
+        from neuralforge.privacy.scope import federation_scope
     dataset = read_dataset(config)
     console.print(dataset_table(dataset.report))
     with StopRequest().listening() as stop, ExitStack() as stack:
@@ -71,9 +76,12 @@ def take_part(resolved: ResolvedConfig, *, log_level: str) -> int:
             memory=joined.memory,
             tell=progress.say,
             dataset=dataset,
+            member=member_of(joined),
+            scope=federation_scope(joined.record.federation, joined.record.address.endpoint),
             observers=(progress.training,),
             stop=stop,
         )
+        progress.private = participant.private
         if participant.resident.name is not None:  # found out now, not in the first round
             base = participant.resident.base(participant.resident.name)
             progress.say(f"base {base.name}: {base.parameters / 1e6:,.0f} M parameters, {base.family}")
@@ -98,7 +106,7 @@ def take_part(resolved: ResolvedConfig, *, log_level: str) -> int:
         return 128 + (stop.signal or signal.SIGINT)
     if progress.finish_fault is not None:
         raise progress.finish_fault
-    _finish(config, dataset, console)
+    _finish(config, dataset, participant.scores, console)
     return 0
 
 
@@ -134,14 +142,14 @@ def _not_ours(resolved: ResolvedConfig) -> list[str]:
     return [f"{', '.join(given)}: not used here, the coordinator says how a round is trained"] if given else []
 
 
-def _finish(config: TrainConfig, dataset: Dataset, console: Console) -> None:
+def _finish(config: TrainConfig, dataset: Dataset, scores: Scored | None, console: Console) -> None:
     from neuralforge.cli.progress import before_and_after
     from neuralforge.evaluation.metrics import Evaluation
 
     path = config.adapter_path
     if dataset.evaluation:  # as after local training: what `test-adapter` and `benchmark` look at by themselves
         write_examples(_held_out(config), dataset.evaluation)
-    if (scores := read_adapter_folder(path).metadata.evaluation) is not None:
+    if scores is not None:
         sides = [
             Evaluation(loss=math.log(side.perplexity), accuracy=side.accuracy, tokens=0, examples=scores.samples or 0)
             for side in (scores.base, scores.adapter)
@@ -150,6 +158,8 @@ def _finish(config: TrainConfig, dataset: Dataset, console: Console) -> None:
         if len(sides) == 2:
             title = f"held out: {scores.samples} examples of this machine, none of them trained on here"
             console.print(before_and_after(sides[0], sides[1], title=title))
+    if (private := read_adapter_folder(path).metadata.privacy) is not None:
+        console.print(f"private: {private}: {private.note}", soft_wrap=True)
     console.print(
         f"saved {path}\nnext: neuralforge test-adapter {path} --test-file samples.jsonl\n"
         f"      neuralforge benchmark --adapter {path}",

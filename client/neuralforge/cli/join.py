@@ -24,8 +24,11 @@ def run(args: argparse.Namespace) -> int:
 
     address = FederationAddress.parse(args.address)
     from neuralforge.federation.join import join
+    from neuralforge_common.secagg.keys import fingerprint, public_bytes
 
     joined = join(address, args.token, home=client_home())
     print(f"joined {joined.record.federation} as {joined.record.name}; keys are in {joined.folder}")
+    if (identity := joined.identity) is not None:
+        print(f"its fingerprint under secure aggregation, for the others: {fingerprint(public_bytes(identity))}")
     print(f"next: nf-client train --server nf://{address.endpoint} --source .")
     return 0

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from neuralforge.cli import benchmark, create_dataset, forget_report, join, replay, rotate_key, test_adapter, train
+from neuralforge.cli import (
+    audit_privacy,
+    benchmark,
+    create_dataset,
+    forget_report,
+    join,
+    peers,
+    privacy,
+    replay,
+    rotate_key,
+    test_adapter,
+    train,
+)
 from neuralforge_common.command_line import Command, run_program
 
 COMMANDS: tuple[Command, ...] = (
@@ -15,8 +27,11 @@ COMMANDS: tuple[Command, ...] = (
     benchmark,
     forget_report,
     replay,
+    privacy,
+    audit_privacy,
     join,
     rotate_key,
+    peers,
 )
 
 QUIET = {

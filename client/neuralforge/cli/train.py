@@ -14,6 +14,7 @@ EXAMPLES = """\
   neuralforge train --config training-config.yaml --dry-run
   neuralforge train --from-git ./my-project --resume auto
   neuralforge train --from-git . --since "1 week ago" --continue-from ./my-adapter.lora
+  neuralforge train --from-git . --private --target-epsilon 8 --delta 1e-5
   neuralforge train --server nf://build-box:8470 --config configs/client.yaml"""
 
 OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
@@ -70,12 +71,33 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "learning in sessions": (
         ("--continue-from", "optimization.continue_from", "ADAPTER", "go on with this adapter, and keep what it knows"),
         ("--remember", "optimization.remember", "", "of a first session: leave behind what a later one needs"),
-        ("--ewc-lambda", "optimization.ewc_lambda", "L", "how firmly older knowledge is held; 0 for not at all (0.5)"),
+        ("--ewc-lambda", "optimization.ewc_lambda", "L", "how firmly old knowledge is held (0.1; 0.5 without replay)"),
         ("--replay-buffer-size", "optimization.replay_buffer_size", "N", "earlier examples to keep; 0 for none (1000)"),
         ("--replay-ratio", "optimization.replay_ratio", "F", "share of replayed examples in a batch (0.2)"),
         ("--replay-balance", "optimization.replay_balance", "HOW", "keep uniform, or even by language or session"),
-        ("--der-alpha", "optimization.der_alpha", "A", "DER++: weight of the answers of that time (0)"),
+        ("--der-alpha", "optimization.der_alpha", "A", "DER++: weight of the answers of that time (0.5)"),
+        (
+            "--progressive",
+            "optimization.progressive",
+            "",
+            "learn in a block beside frozen earlier ones, then merge",
+        ),
+        ("--orthogonal-lambda", "optimization.orthogonal_lambda", "L", "O-LoRA: hold that block at right angles (0)"),
         ("--key-file", "optimization.key_file", "FILE", "lock what is kept of the code with this key file"),
+    ),
+    "privacy": (
+        ("--private", "privacy.enabled", "", "differential privacy: no example can be told from what is learnt"),
+        ("--target-epsilon", "privacy.target_epsilon", "E", "what may be told of a unit at most, over all runs (8)"),
+        ("--delta", "privacy.delta", "D", "but for this probability (1e-5)"),
+        ("--noise-multiplier", "privacy.noise_multiplier", "S", "default: computed from the target and the steps"),
+        (
+            "--sample-rate",
+            "privacy.sample_rate",
+            "Q",
+            "chance of a unit to be drawn in a step; 1/Q steps an epoch",
+        ),
+        ("--privacy-unit", "privacy.unit", "UNIT", "sample, file or repository: what cannot be told"),
+        ("--accountant", "privacy.accountant", "NAME", "rdp, or prv: less noise, for a run that is never resumed"),
     ),
     "output": (
         ("--output", "output.directory", "DIR", "where NAME.lora goes"),

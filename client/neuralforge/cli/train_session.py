@@ -29,6 +29,15 @@ from neuralforge.cli.continuing import (
     remembers,
 )
 from neuralforge.cli.present import dataset_table
+from neuralforge.cli.private_session import (
+    as_private,
+    closing,
+    keep_private,
+    preview_private,
+    private_options,
+    private_session,
+    way_on,
+)
 from neuralforge.data.configured import read_dataset
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.git import NothingChanged
@@ -44,6 +53,7 @@ from neuralforge_common.stop import StopRequest
 if TYPE_CHECKING:
     from neuralforge.continual.incremental import IncrementalLearner, Learnt
     from neuralforge.continual.keys import Key
+    from neuralforge.privacy.session import PrivateSession
     from neuralforge.training.trainer import LoRATrainer, TrainResult
 
 CHARACTERS_PER_TOKEN = 3.3
@@ -62,8 +72,10 @@ class Debugging:
 def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
     """Run a whole training; returns the exit status."""
     console = plain_console(soft_wrap=not sys.stdout.isatty())
-    resolved = continued(_resolve(file, overrides))
+    resolved = _settled(file, overrides)
     config = resolved.config
+    if config.privacy.enabled and config.federation.server is None:
+        keep_private(config)
     _check_writable(config)
     if config.federation.server is not None:
         from neuralforge.cli.federated_session import take_part
@@ -78,32 +90,51 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
         return 0
     console.print(dataset_table(dataset.report))
     learner = _learner(resolved, key, console) if remembers(resolved) else None
+    with contextlib.ExitStack() as until_done:
+        private = None
+        if config.privacy.enabled:
+            place = checkpoint_folder(config, learner)
+            private = until_done.enter_context(private_session(config, dataset, learner, place, console))
+        return _train(config, dataset, learner, private, console, debugging)
+
+
+def _train(
+    config: TrainConfig,
+    dataset: Dataset,
+    learner: IncrementalLearner | None,
+    private: PrivateSession | None,
+    console: Console,
+    debugging: Debugging,
+) -> int:
     trainer = _trainer(config, console, debugging)
     if learner is not None:
         learner.use(trainer)
     with StopRequest().listening() as stop:
-        result, learnt = _learn(config, dataset, trainer, learner, console, stop, debugging)
+        result, learnt = _learn(config, dataset, trainer, learner, private, console, stop, debugging)
     if not result.completed:
         again = [Path(sys.argv[0]).name, *sys.argv[1:]]
         if config.output.resume != "auto":
             again += ["--resume", "auto"]
         place = checkpoint_folder(config, learner)
+        way = f"to go on: {shlex.join(again)}" if private is None else way_on(config, shlex.join(again))
         console.print(
-            f"stopped after step {result.steps}, saved in {place}\nto go on: {shlex.join(again)}",
+            f"stopped after step {result.steps}, saved in {place}\n{way}",
             soft_wrap=True,  # a command that is broken into lines cannot be copied
         )
         return 128 + (stop.signal or signal.SIGINT)
     if learnt is None:
-        _finish(config, dataset, trainer, result, console)
+        _finish(config, dataset, trainer, result, private, console)
     else:
         finish(config, dataset, learnt, console)
+    if private is not None:
+        console.print(closing(private, result), soft_wrap=True)
     return 0
 
 
 def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     """Print the resolved configuration and what it would take; needs neither the base nor the network."""
     console = plain_console()
-    resolved = continued(_resolve(file, overrides))
+    resolved = _settled(file, overrides)
     config = resolved.config
     table = Table(title="configuration", title_justify="left")
     for name in ("key", "value", "from"):
@@ -124,6 +155,9 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     _print_notices(resolved, console)
     console.print(dataset_table(dataset.report))
     training = config.training
+    if config.privacy.enabled:
+        preview_private(config, dataset, console)
+        return 0
     batches = -(-len(dataset.train) // training.batch_size)
     per_epoch = -(-batches // training.gradient_accumulation_steps)
     steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
@@ -174,6 +208,11 @@ def _resolve(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
     return resolve_train_config(Path(file) if file else None, overrides, os.environ)
 
 
+def _settled(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
+    resolved = continued(_resolve(file, overrides))
+    return as_private(resolved, remembers=remembers(resolved))
+
+
 def _check_writable(config: TrainConfig) -> None:
     # Found out now, not after an hour of training.
     output = config.output
@@ -202,6 +241,8 @@ def _not_used(resolved: ResolvedConfig) -> list[str]:
             "optimization.replay_buffer_size": "a first session has nothing to replay",
             "optimization.der_alpha": "a first session has nothing to replay",
         }
+    if resolved.config.optimization.continue_from is None:
+        reasons["optimization.progressive"] = "a first session is the first block"
     return [
         f"{key}: read and not used, {why}" for key, why in reasons.items() if str(resolved.origins[key]) != "default"
     ]
@@ -212,6 +253,9 @@ def _learner(resolved: ResolvedConfig, key: Key | None, console: Console) -> Inc
         learner = open_learner(resolved, key)
     if resolved.config.optimization.continue_from is not None:
         console.print(opening(learner))
+        found = learner.remembered.found
+        if found is not None and found.metadata.privacy is not None and not resolved.config.privacy.enabled:
+            console.print(f"{found.path} is private and this session is not: it will say so no longer")
     return learner
 
 
@@ -253,7 +297,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
         max_grad_norm=training.max_grad_norm,
         weight_decay=training.weight_decay,
         seed=training.seed,
-        engine=training.engine,
+        engine="opacus" if config.privacy.enabled and config.privacy.engine == "opacus" else training.engine,
         int8=training.int8,
         attention=training.attention,
         context_gradients=training.context_gradients,
@@ -266,6 +310,7 @@ def _learn(
     dataset: Dataset,
     trainer: LoRATrainer,
     learner: IncrementalLearner | None,
+    private: PrivateSession | None,
     console: Console,
     stop: StopRequest,
     debugging: Debugging,
@@ -296,10 +341,14 @@ def _learn(
         "stop": stop,
         "track_gradients": debugging.track_gradients,
     }
+    if private is not None:
+        how |= private_options(config, private.planned, trainer)
     try:
         if learner is None:
+            if private is not None:
+                how["gradient"] = private.gradient
             return trainer.train(dataset.train, dataset.evaluation or None, **how), None
-        learnt = learner.learn_from_session(dataset, **how)
+        learnt = learner.learn_from_session(dataset, private=private, **how)
         return learnt.result, learnt
     finally:
         progress.close()
@@ -307,7 +356,14 @@ def _learn(
             board.close()
 
 
-def _finish(config: TrainConfig, dataset: Dataset, trainer: LoRATrainer, result: TrainResult, console: Console) -> None:
+def _finish(
+    config: TrainConfig,
+    dataset: Dataset,
+    trainer: LoRATrainer,
+    result: TrainResult,
+    private: PrivateSession | None,
+    console: Console,
+) -> None:
     from neuralforge.cli.progress import before_and_after
 
     # What `test-adapter` and `benchmark` look at where no file is named: never beside an adapter that learnt from it,
@@ -315,7 +371,12 @@ def _finish(config: TrainConfig, dataset: Dataset, trainer: LoRATrainer, result:
     held_out = run_folder(config.output.directory, config.model.adapter_name) / HELD_OUT_FILE
     held_out.unlink(missing_ok=True)
     forget_history(config, console)
-    path = trainer.save_adapter(config.adapter_path, name=config.model.adapter_name, dataset_digest=dataset.digest)
+    path = trainer.save_adapter(
+        config.adapter_path,
+        name=config.model.adapter_name,
+        dataset_digest=dataset.digest,
+        privacy=private.statement() if private is not None else None,
+    )
     if dataset.evaluation:
         write_examples(held_out, dataset.evaluation)
     if result.before is not None and result.after is not None:

@@ -5,11 +5,17 @@ from pathlib import Path
 HELD_OUT_FILE = "held-out.jsonl"
 CONTINUAL = "continual"
 REPLAY = "replay"
+LANGUAGES = "languages"
 
 
 def run_folder(output: Path, adapter_name: str) -> Path:
     """The folder of the run that makes `<output>/<adapter_name>.lora`, beside it."""
     return output / ".neuralforge" / adapter_name
+
+
+def languages_folder(adapter: Path) -> Path:
+    """Where the adapters are that sessions in blocks of their own make for single languages."""
+    return run_folder(adapter.parent, adapter.name.removesuffix(".lora")) / LANGUAGES
 
 
 def continual_folder(adapter: Path) -> Path:

@@ -101,7 +101,8 @@ class Loop:
         """Learn until done; False where `stop` said so first: the state is saved and `restore` will go on from it.
 
         At the end the adapter is the best one that was evaluated, or the last where nothing is held out. Where a
-        privacy budget is spent it ends before the step that would exceed it. Raises TrainingError where the loss is not finite; checkpoints from before stay.
+        privacy budget is spent it ends before the step that would exceed it. Raises TrainingError where the loss is not
+        finite; checkpoints from before stay.
         """
         if self.counters.step == 0 and self._evaluation and self.counters.first_loss is None:
             self._evaluate()
@@ -114,20 +115,25 @@ class Loop:
             except BudgetSpent as spent:
                 if self._evaluation:
                     self._evaluate()
-                self.counters = replace(self.counters, finished=spent.message)
-                break
+                return self._end(spent.message, may_go_on=True)
             done = self.counters.step
             if self._evaluation and self._evaluation_due(done):
                 self._evaluate()
             every = self._plan.checkpoint_steps
             if every and done % every == 0 and done < self._plan.total_steps and not self.counters.finished:
                 self.save()
-        if not self.counters.finished:
-            self.counters = replace(self.counters, finished="all steps are done")
+        return self._end("all steps are done")
+
+    def _end(self, reason: str, *, may_go_on: bool = False) -> bool:
         if not self._evaluation:
             self._best = self._flat.vector.detach().clone()
             self.counters = replace(self.counters, best_step=self.counters.step)
-        self.save()
+        if may_go_on:
+            self.save()  # with more to spend, a run goes on from here
+        if not self.counters.finished:
+            self.counters = replace(self.counters, finished=reason)
+        if not may_go_on:
+            self.save()
         self._flat.load(self._best)
         tell(
             self._observers,

@@ -79,7 +79,7 @@ class FastEngine:
         seed: int,
     ) -> list[float]:
         """Add the gradient of `scales[i]` · the summed loss of example i alone to `rows[owners[i]]`."""
-        laid = lay_out(batch)
+        laid = lay_out(batch, alike=1.0)
         vectors = [rows[owners[i]] for i in laid.order]
         shares = Shares(
             every=tuple(map(Share, vectors, laid.extents)),

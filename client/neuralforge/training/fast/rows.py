@@ -63,8 +63,12 @@ class Rows:
     groups: tuple[AttentionGroup, ...]
 
 
-def lay_out(batch: Batch) -> Rows:
-    """Concatenate the samples of a batch and note what attention and loss must know."""
+def lay_out(batch: Batch, *, alike: float = ALIKE) -> Rows:
+    """Concatenate the samples of a batch and note what attention and loss must know.
+
+    At `alike` 1 only samples of one length attend together: none is padded, so its values do not depend on another's
+    length, not even in their rounding.
+    """
     given = batch.examples
     order = tuple(sorted(range(len(given)), key=lambda i: (len(given[i].tokens), given[i].index)))
     examples = tuple(given[i] for i in order)
@@ -83,7 +87,7 @@ def lay_out(batch: Batch) -> Rows:
         positions=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
         predicting=torch.from_numpy(np.concatenate(predicting)),
         targets=torch.from_numpy(np.concatenate([np.asarray(e.tokens[e.start :], dtype=np.int64) for e in examples])),
-        groups=_groups(lengths, starts),
+        groups=_groups(lengths, starts, alike),
     )
 
 
@@ -91,13 +95,13 @@ def _consecutive(lengths: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True))
 
 
-def _groups(lengths: Sequence[int], starts: Sequence[int]) -> tuple[AttentionGroup, ...]:
+def _groups(lengths: Sequence[int], starts: Sequence[int], alike: float) -> tuple[AttentionGroup, ...]:
     groups = []
     end = len(lengths)
     while end:
         width = lengths[end - 1]
         begin = end - 1
-        while begin and lengths[begin - 1] >= ALIKE * width:
+        while begin and lengths[begin - 1] >= alike * width:
             begin -= 1
         members = lengths[begin:end]
         places = None
