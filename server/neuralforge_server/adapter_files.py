@@ -30,6 +30,7 @@ def save_adapter(path: Path, terms: Terms, spec: AdapterSpec, state: GlobalState
         base_model=spec.base,
         neuralforge_version=__version__,
         privacy=promised(terms),
+        federation_rounds=terms.rounds,
     )
     write_adapter_folder(path, spec=full, state=layout.unflatten(vector), metadata=facts)
     return path

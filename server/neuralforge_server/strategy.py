@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -36,10 +36,9 @@ from neuralforge_server.aggregation.state_file import decode_state, encode_state
 from neuralforge_server.attempt import Attempt
 from neuralforge_server.budgets import Budgets
 from neuralforge_server.central import Central
+from neuralforge_server.clients import Clients, Stopped
 from neuralforge_server.events import Observer, tell
 from neuralforge_server.exchange import (
-    POLL_SECONDS,
-    Answer,
     Clock,
     Roster,
     SystemClock,
@@ -47,27 +46,19 @@ from neuralforge_server.exchange import (
     askers,
     everyone,
     questions,
-    replies,
 )
 from neuralforge_server.ledger import Ledger
 from neuralforge_server.opening import DESCRIBE, agree, describe_request
 from neuralforge_server.scores import read_score
 from neuralforge_server.secagg.masked import Masked
-from neuralforge_server.secagg.stages import Line
 from neuralforge_server.secagg.tally import TooFew
 from neuralforge_server.terms import Terms
 
 TRAIN, EVALUATE, FINISH = "train", "evaluate", "query.finish"
 RETRY_SECONDS = 5.0
-QUICK_SECONDS = 120.0
-"""For questions that need no training: descriptions and the final adapter (or the deadline, where that is shorter)."""
 SCORE_SECONDS = 600.0
 REMEMBERED_ROUNDS = 5
 UNKNOWN_STEPS = 10_000
-
-
-class Stopped(Exception):
-    """The coordinator was asked to stop; what is committed stays, and the next start goes on from there."""
 
 
 class FederatedLoRA(Strategy):
@@ -95,7 +86,6 @@ class FederatedLoRA(Strategy):
         self.terms = terms
         self._method = method
         self._ledger = ledger
-        self._roster = roster
         self._masked = Masked(terms, identities) if terms.trust == "peers" else None
         self._start_from = start_from
         self._observers = observers
@@ -103,6 +93,9 @@ class FederatedLoRA(Strategy):
         # Who takes part in a round is nobody's to foresee; a simulation wants the same choice every time.
         self._chooser = chooser or random.SystemRandom()
         self._stop = stop
+        self._clients = Clients(
+            terms=terms, roster=roster, ledger=ledger, observers=observers, clock=self._clock, stop=stop
+        )
         self._central = Central(terms.central, ledger) if terms.central is not None else None
         self._budgets = Budgets(terms, ledger, self._central)
         self._spec: AdapterSpec | None = None
@@ -155,7 +148,7 @@ class FederatedLoRA(Strategy):
     ) -> Iterable[Message]:
         """Steps 1 to 3 of a new attempt; `arrays` and `config` are the state and the terms, which this object holds."""
         # 1. Wait until enough clients are here.
-        online = self._wait(grid, server_round)
+        online = self._clients.wait(grid, server_round)
         # 2. Choose whom to ask: by name, so that node numbers, which differ from run to run, decide nothing.
         here = self._budgets.with_enough(online.values(), server_round)
         count = self.terms.asked(len(here))
@@ -190,11 +183,11 @@ class FederatedLoRA(Strategy):
             try:
                 if answer.content is None:
                     raise Refused(answer.reason, answer.message)
-                if not self._is_welcome(attempt, client):
+                if not self._clients.is_welcome(attempt, client):
                     raise Refused("revoked", "this client may not take part any more")
                 update, report = admit(answer.content, expectation, client=client, seen=seen)
             except Refused as refusal:
-                self._turn(server_round, client, refusal.reason, refusal.message)
+                self._clients.turn(server_round, client, refusal.reason, refusal.message)
                 continue
             fold.add(update)
             attempt.accept(update, report)
@@ -245,7 +238,7 @@ class FederatedLoRA(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Step 8: whoever is here is asked for held-out scores of the state as it stands."""
-        clients = self._online(grid)
+        clients = self._clients.online(grid)
         content = self._content(self._plan(server_round, nonce=f"score-{server_round}"))
         messages = questions(clients, content, kind=EVALUATE, group=str(server_round), deadline=self._score_deadline)
         self._scoring = clients, messages
@@ -304,14 +297,14 @@ class FederatedLoRA(Strategy):
         if self._start_from is not None:
             self._spec, self._state = self._start_from
         else:
-            clients = self._wait(grid, 0)
+            clients = self._clients.wait(grid, 0)
             agreement = agree(
-                self._ask(grid, clients, describe_request(self.terms.adapter), kind=DESCRIBE, group="0"),
+                self._clients.ask(grid, clients, describe_request(self.terms.adapter), kind=DESCRIBE, group="0"),
                 self.terms.adapter,
                 needed=self.terms.needed,
             )
             for name, why in sorted(agreement.others.items()):
-                self._turn(0, name, "base", why)
+                self._clients.turn(0, name, "base", why)
             self._spec = agreement.description.spec
             self._state = self._method.initial(agreement.description.layout, seed=self.terms.seed)
         self._ledger.open_with(self.terms.fixed() | {"spec": asdict(self._spec)})
@@ -335,7 +328,9 @@ class FederatedLoRA(Strategy):
             if self._masked is not None:
                 figures = self._aggregate_masked(grid, self._running(round_number), self._masked)
             else:
-                _, figures = self.aggregate_train(round_number, self._replies(grid, messages, self.terms.deadline))
+                _, figures = self.aggregate_train(
+                    round_number, self._clients.replies(grid, messages, self.terms.deadline)
+                )
             if figures is not None:
                 return figures
             if self._stop():
@@ -355,7 +350,7 @@ class FederatedLoRA(Strategy):
 
     def _score(self, grid: Grid, round_number: int) -> MetricRecord | None:
         messages = self.configure_evaluate(round_number, ArrayRecord(), ConfigRecord(), grid)
-        return self.aggregate_evaluate(round_number, self._replies(grid, messages, self._score_deadline))
+        return self.aggregate_evaluate(round_number, self._clients.replies(grid, messages, self._score_deadline))
 
     @property
     def _score_deadline(self) -> float:
@@ -363,7 +358,9 @@ class FederatedLoRA(Strategy):
 
     def _finish(self, grid: Grid) -> None:
         content = self._content(self._plan(self.terms.rounds, nonce="finish"))
-        answers = self._ask(grid, self._online(grid), content, kind=FINISH, group=str(self.terms.rounds))
+        answers = self._clients.ask(
+            grid, self._clients.online(grid), content, kind=FINISH, group=str(self.terms.rounds)
+        )
         have_it = tuple(sorted(answer.client for answer in answers if answer.content is not None))
         tell(self._observers, events.Finished(rounds=self.terms.rounds, clients=have_it))
 
@@ -396,15 +393,7 @@ class FederatedLoRA(Strategy):
     def _aggregate_masked(self, grid: Grid, attempt: Attempt, masked: Masked) -> MetricRecord | None:
         """The mean of updates that stay under masks, to the disk; None below what it takes to unmask it."""
         plan = attempt.plan
-        line = Line(
-            grid=grid,
-            clients=attempt.clients,
-            deadline=self.terms.deadline,
-            clock=self._clock,
-            stop=self._stop,
-            turn=lambda client, reason, message: self._turn(plan.round, client, reason, message),
-            is_welcome=lambda client: self._is_welcome(attempt, client),
-        )
+        line = self._clients.line(grid, attempt)
         state = attempt.messages[0].content.array_records["state"]
         try:
             found = masked.mean(plan, self.state.layout, state, self._expectation(plan, attempt.clients), line)
@@ -413,7 +402,7 @@ class FederatedLoRA(Strategy):
             return None
         except FederationError as fault:
             attempt.short = 0, self.terms.needed
-            self._turn(plan.round, "everybody", "unmasking", fault.message)
+            self._clients.turn(plan.round, "everybody", "unmasking", fault.message)
             return None
         if self._stop():
             return None
@@ -448,48 +437,6 @@ class FederatedLoRA(Strategy):
     def _content(self, plan: RoundPlan) -> RecordDict:
         _, vector = served(self.state)
         return plan_to_records(plan, vector)
-
-    def _online(self, grid: Grid) -> Mapping[int, str]:
-        return self._roster(grid.get_node_ids())
-
-    def _wait(self, grid: Grid, round_number: int) -> Mapping[int, str]:
-        ends = self._clock.now() + self.terms.patience
-        wanted = self.terms.min_clients
-        told = -1
-        while len(online := self._online(grid)) < wanted:
-            if self._stop():
-                raise Stopped
-            if self._clock.now() >= ends:
-                raise FederationError(
-                    f"wanted {wanted} clients for round {round_number or 1}, {len(online)} came within "
-                    f"{self.terms.patience / 60:.0f} minutes",
-                    hint="start clients with nf-client train --server …, or lower federation.min_clients",
-                )
-            if len(online) != told:
-                told = len(online)
-                tell(self._observers, events.Waiting(round=round_number, online=told, wanted=wanted))
-            self._clock.sleep(POLL_SECONDS)
-        return online
-
-    def _replies(self, grid: Grid, messages: Iterable[Message], deadline: float) -> Iterator[Message]:
-        return replies(grid, [*messages], deadline=deadline, clock=self._clock, stop=self._stop)
-
-    def _ask(
-        self, grid: Grid, clients: Mapping[int, str], content: RecordDict, *, kind: str, group: str
-    ) -> Iterator[Answer]:
-        deadline = min(QUICK_SECONDS, self.terms.deadline)
-        messages = questions(clients, content, kind=kind, group=group, deadline=deadline)
-        for reply in self._replies(grid, messages, deadline):
-            yield answer_of(askers(messages, clients)[reply.metadata.reply_to_message_id], reply)
-        if self._stop():
-            raise Stopped
-
-    def _is_welcome(self, attempt: Attempt, client: str) -> bool:
-        return client in self._roster([node for node, name in attempt.clients.items() if name == client]).values()
-
-    def _turn(self, round_number: int, client: str, reason: str, message: str) -> None:
-        self._ledger.refuse(round_number, client, reason, message)
-        tell(self._observers, events.Turned(round=round_number, client=client, reason=reason, message=message))
 
     def _running(self, round_number: int) -> Attempt:
         if self._attempt is None or self._attempt.plan.round != round_number:

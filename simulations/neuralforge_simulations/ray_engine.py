@@ -8,8 +8,8 @@ from pathlib import Path
 
 from neuralforge_common.config.resolve import to_yaml
 from neuralforge_common.errors import FederationError
+from neuralforge_server.clients import Stopped
 from neuralforge_server.events import Finished
-from neuralforge_server.strategy import Stopped
 from neuralforge_simulations.event_lines import EventTail, Failed, Observer, SimulationEvent
 from neuralforge_simulations.flower_run import run_flower_app
 from neuralforge_simulations.population import Population

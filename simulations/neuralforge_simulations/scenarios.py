@@ -25,7 +25,7 @@ def run_scenario(
     Raises:
         NeuralForgeError: it could not begin or go on; `Stopped` where it was asked to stop.
     """
-    from neuralforge_server.strategy import Stopped
+    from neuralforge_server.clients import Stopped
 
     population = populate(config)
     plots = config.run.plots and importlib.util.find_spec("matplotlib") is not None

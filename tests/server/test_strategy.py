@@ -13,7 +13,7 @@ from neuralforge_common.adapter import FloatArray
 from neuralforge_common.errors import FederationError
 from neuralforge_common.plan import RoundPlan
 from neuralforge_server import events
-from neuralforge_server.strategy import Stopped
+from neuralforge_server.clients import Stopped
 from neuralforge_server.terms import AdapterRequest
 from neuralforge_simulations.grid import Habits
 

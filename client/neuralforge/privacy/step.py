@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ class PrivateGradient:
         if self.squares is not None:
             self.squares.addcmul_(gradient, gradient)
         return StepGradient(
-            loss=loss / targets if targets else None,
+            # A run that ends because one example's loss is not finite would tell of that example.
+            loss=loss / targets if targets and math.isfinite(loss) else None,
             tokens=sum(example.length for draw in draws for example in draw.examples),
         )
 

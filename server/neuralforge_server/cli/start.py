@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         progress.say(notice)
     progress.say(f"federation {config.federation.name} at {state.address(config.listen.port)}")
     # Flower takes two seconds to import: not before what can be refused without it.
+    from neuralforge_server.clients import Stopped
     from neuralforge_server.coordinator import run_federation
-    from neuralforge_server.strategy import Stopped
 
     with StopRequest().listening() as stop:
         try:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     resolved = resolve_scenario_config(args.scenario, overrides, os.environ)
 
     # Late: torch and Flower take seconds, and a wrong scenario is told at once.
-    from neuralforge_server.strategy import Stopped
+    from neuralforge_server.clients import Stopped
     from neuralforge_simulations.scenarios import run_scenario
 
     with SimulationProgress() as progress, StopRequest().listening() as stop:
