@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -136,3 +137,26 @@ def test_a_killed_run_is_gone_on_with_at_a_price_and_ends_within_its_budget(
     assert spent(after) <= 8
     repeated = sum(charge["steps"] for charge in before) > 4
     assert ("the budget is spent: " in done.stdout) == repeated
+
+
+@pytest.mark.slow
+def test_a_private_adapter_goes_on_with_new_data_and_an_open_one_cannot(
+    cli: Cli, refused: Refused, adapter: Path, tmp_path: Path
+) -> None:
+    home = {"NEURALFORGE_HOME": str(tmp_path / "home")}
+    lines = DATASET.splitlines(keepends=True)
+    (tmp_path / "d.jsonl").write_text("".join(lines[:30]))
+    begun = cli("train", *PRIVATE, "--max-steps", 4, "--name", "mine", "--remember", cwd=tmp_path, **home)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    (tmp_path / "d.jsonl").write_text(DATASET)
+    more = ("train", *PRIVATE, "--max-steps", 4, "--eval-fraction", 0)
+    done = cli(*more, "--continue-from", "mine.lora", cwd=tmp_path, **home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = Run(tmp_path, done.stdout, home).ledger()
+    assert (first["cohorts"].keys(), second["cohorts"].keys()) == ({"1"}, {"2"})
+    assert first["sigma"] == second["sigma"], "new data has a budget of its own"
+    assert "EWC at 0.5" in done.stdout
+    assert f"spent: ε = {spent([second]):.3g} at δ = 1e-05, example-level, in 8 steps" in done.stdout
+    shutil.copytree(adapter, tmp_path / "open.lora")
+    line = refused("train", "--private", "--dataset", "d.jsonl", "--continue-from", "open.lora", cwd=tmp_path, **home)
+    assert "open.lora was learnt without privacy: what it tells of that data cannot be taken back" in line

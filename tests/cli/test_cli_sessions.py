@@ -273,8 +273,9 @@ def test_without_ewc_and_replay_the_command_is_plain_training(
 def test_a_session_in_a_block_of_its_own_leaves_one_adapter_that_peft_loads(
     cli: Cli, place: Path, project: Path, rows: Any
 ) -> None:
-    learn = ("train", "--source", project / "csv.py", "--continue-from", "my-adapter.lora", *QUICK, "--progressive")
-    done = cli(*learn, "--orthogonal-lambda", 0.1, cwd=place, **KEY)
+    sources = [part for name in ("csv.py", "heapq.py") for part in ("--source", project / name)]
+    options = ("--continue-from", "my-adapter.lora", "--progressive", "--orthogonal-lambda", 0.1)
+    done = cli("train", *sources, *options, *QUICK, cwd=place, **KEY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "my-adapter.lora after 1 session: a new block beside 1 frozen, 12 examples to replay" in done.stdout
     told = re.search(r"\n2 blocks, merged into one adapter of rank 2: ([\d.]+)% of", done.stdout)

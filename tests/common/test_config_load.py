@@ -167,6 +167,7 @@ def test_every_key_can_be_set_in_the_environment(key: str, tmp_path: Path) -> No
         "output.resume": "auto",
         "optimization.anchor": "global",
         "optimization.replay_balance": "language",
+        "optimization.orthogonal_lambda": "0",
         "privacy.delta": "1e-6",
         "privacy.unit": "file",
         "privacy.accountant": "prv",

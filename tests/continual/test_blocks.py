@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuralforge.continual import IncrementalLearner, remembered
+from neuralforge.continual import IncrementalLearner, blocks, remembered
 from neuralforge.continual.blocks import Blocks
 from neuralforge.continual.gates import gated
 from neuralforge.continual.incremental import Learnt
@@ -153,10 +153,10 @@ def test_after_a_plain_session_the_adapter_is_the_first_block_again(
     learner = taken_up(place, fresh_base())
     learner.learn_from_session(weeks[2], **QUICK)
     assert not (continual_folder(place / "team.lora") / "blocks.safetensors").exists()
-    blocks = learner.remembered.blocks()
-    assert blocks is not None
-    assert blocks.ranks == (2,)
-    assert blocks.state == read_adapter_folder(place / "team.lora").state
+    found = learner.remembered.blocks()
+    assert found is not None
+    assert found.ranks == (2,)
+    assert found.state == read_adapter_folder(place / "team.lora").state
     assert learner.ewc.state is not None
     assert learner.ewc.state.sessions == 3
 
@@ -166,16 +166,18 @@ def test_with_the_most_blocks_the_adapter_is_the_first_one_of_the_next(
 ) -> None:
     learner = taken_up(place, fresh_base(), progressive=True)
     monkeypatch.setattr(remembered, "MOST_BLOCKS", 2)
-    blocks = learner.remembered.blocks()
-    assert blocks is not None
-    assert (blocks.ranks, blocks.state) == ((2,), read_adapter_folder(place / "team.lora").state)
+    found = learner.remembered.blocks()
+    assert found is not None
+    assert (found.ranks, found.state) == ((2,), read_adapter_folder(place / "team.lora").state)
 
 
-def test_two_languages_get_an_adapter_each_of_the_same_blocks(
-    fresh_base: Fresh, place: Path, weeks: list[Dataset]
+def test_two_languages_get_an_adapter_each_of_the_same_blocks_and_a_path_is_no_language(
+    fresh_base: Fresh, place: Path, weeks: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(blocks, "TOLD", 6)
+    monkeypatch.setattr(blocks, "FEWEST", 6)
     new = weeks[2]
-    named = [replace(e, language="rust" if number else "../../up") for number, e in enumerate(new.train)]
+    named = [replace(e, language=("rust", "../../up")[number % 2]) for number, e in enumerate(new.train)]
     other = Dataset(train=tuple(named), evaluation=(), report=new.report)
     merged = taken_up(place, fresh_base(), progressive=True).learn_from_session(other, **QUICK).merged
     assert merged is not None

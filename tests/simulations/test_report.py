@@ -43,6 +43,7 @@ EVENTS: tuple[SimulationEvent, ...] = (
     events.RoundBegan(round=1, clients=("a", "b"), bytes_down=100),
     events.Accepted(round=1, client="a", report=TOLD, norm=0.3, bytes_up=50),
     events.Accepted(round=1, client="b", report=TOLD, norm=0.3, bytes_up=50),
+    events.Unmasked(round=1, keys=3, shares=3, clients=("a", "b"), unmasked_by=2),
     events.RoundCommitted(
         round=1,
         rounds=2,

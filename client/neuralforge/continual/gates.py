@@ -48,12 +48,24 @@ def learn_gates(
     Raises:
         AdapterError: the blocks do not make up the adapter's rank.
     """
-    bounds = _bounds(ranks, trainer.spec.rank)
-    tokenized = trainer.tokenize(examples)
-    cache = getattr(trainer.engine, "cache_prefix", None)
+    _bounds(ranks, trainer.spec.rank)
+    return search_gates(trainer.engine, trainer.flat, ranks, trainer.tokenize(examples), steps=steps, rate=rate)
+
+
+def search_gates(
+    engine: Engine,
+    flat: FlatParameters,
+    ranks: tuple[int, ...],
+    tokenized: Sequence[TokenizedExample],
+    *,
+    steps: int = 10,
+    rate: float = 0.15,
+) -> Gates:
+    """`learn_gates` for an adapter that stands in an engine, whoever trains it."""
+    bounds = _bounds(ranks, sum(ranks))
+    cache = getattr(engine, "cache_prefix", None)
     if cache is not None:
         cache(())  # what an earlier call has cached belongs to other examples with the same indices
-    flat = trainer.flat
     whole = flat.vector.detach().clone()
     weights = torch.nn.Parameter(torch.ones(len(ranks)))
     optimizer = torch.optim.Adam([weights], lr=rate)
@@ -62,7 +74,7 @@ def learn_gates(
         for _ in range(steps + 1):
             values = weights.detach()
             flat.load(scaled(flat, whole, bounds, values.tolist()))
-            loss, weights.grad = gate_slopes(trainer.engine, flat, whole, bounds, tokenized)
+            loss, weights.grad = gate_slopes(engine, flat, whole, bounds, tokenized)
             met.append((loss, tuple(values.tolist())))
             optimizer.step()
     finally:

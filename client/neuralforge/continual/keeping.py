@@ -142,8 +142,11 @@ def _write_adapter(remembered: Remembered, trainer: LoRATrainer, taught: Taught,
         base_model=trainer.base.name,
         neuralforge_version=__version__,
         evaluation=scores,
+        privacy=None,  # that of an earlier session is no longer true
         digests={},
     )
+    if taught.private is not None:
+        facts = taught.private.told(facts)
     tokenizer = found.tokenizer_path.read_bytes() if found and found.tokenizer_path else None
     write_adapter_folder(remembered.path, spec=trainer.spec, state=state, metadata=facts, tokenizer_json=tokenizer)
     _write_languages(remembered.path, taught.merged, facts, tokenizer)

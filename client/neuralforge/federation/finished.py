@@ -59,5 +59,6 @@ def write_finished(
             neuralforge_version=__version__,
             evaluation=scores,
             privacy=privacy,
+            federation_rounds=plan.round,
         ),
     )

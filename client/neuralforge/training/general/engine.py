@@ -82,7 +82,7 @@ class GeneralEngine:
     ) -> list[float]:
         """Add the gradient of `scales[i]` · the summed loss of example i alone to `rows[owners[i]]`.
 
-        How far its neighbours pad an example has a part in its rounding, in bf16 and fp16 some thousandths of its row.
+        How far its neighbours pad an example has a part in its rounding, in bf16 and fp16 up to a hundredth of its row.
         One example a batch, or the fast engine, is free of that.
 
         Raises:
