@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_engines import engine_of
 
+from neuralforge.data.batch import Batch
 from neuralforge.data.example import Example
+from neuralforge.data.tokens import TokenizedExample
 from neuralforge.models.load import load_base_model
 from neuralforge.privacy.ledger import Account
 from neuralforge.privacy.run import PrivateTraining
+from neuralforge.training.engine import Engine
 from neuralforge.training.events import Event, StepDone
 from neuralforge.training.trainer import LoRATrainer
 from neuralforge_common.accounting import Steps, epsilon
@@ -217,3 +221,34 @@ def test_the_folder_says_what_was_spent_and_nothing_else_of_the_data(
 def test_an_engine_that_was_asked_for_is_the_one_that_runs(anew: Callable[[], LoRATrainer], tmp_path: Path) -> None:
     with private(tmp_path, engine="opacus") as training, pytest.raises(PrivacyError, match="wanted opacus"):
         learn(anew(), training)
+
+
+class Counted:
+    """An engine that notes how many examples go through it together."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.together: list[int] = []
+
+    def accumulate_each(self, batch: Batch, rows: torch.Tensor, **how: Any) -> list[float]:
+        self.together.append(len(batch.examples))
+        return self._engine.accumulate_each(batch, rows, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "together"),
+    [("fast", torch.bfloat16, 4), ("general", torch.float32, 4), ("general", torch.bfloat16, 1)],
+)
+def test_examples_go_alone_where_neighbours_would_have_a_part_in_their_rounding(
+    tmp_path: Path, kind: str, dtype: torch.dtype, together: int
+) -> None:
+    engine, flat = engine_of(kind, "llama", dtype=dtype)
+    counted = Counted(engine)
+    examples = [TokenizedExample(index=n, tokens=tuple(range(1, 5 + n)), start=2) for n in range(len(EXAMPLES))]
+    with private(tmp_path, terms={"sample_rate": 1.0}, steps=1) as training:
+        training.gradient(counted, flat, examples=examples, batch_size=4, trainable=None)(0)
+    assert max(counted.together) == together
+    assert sum(counted.together) == len(EXAMPLES)

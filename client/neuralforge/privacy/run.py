@@ -129,7 +129,8 @@ class PrivateTraining:
             PoissonSampler(populations, max_unit_examples=self._max_unit_examples),
             Mechanism(noise_multiplier=terms.noise_multiplier, clip=terms.max_grad_norm, divisor=terms.divisor),
             noise=standard_normal,
-            chunk=batch_size,
+            # Where neighbours have a part in an example's rounding, it goes alone: its row is its own alone.
+            chunk=batch_size if engine.apart else 1,
             sides=_sides(flat, trainable),
             trainable=trainable,
             charge=self._charge,

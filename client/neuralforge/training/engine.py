@@ -45,10 +45,14 @@ class ExampleScore:
 
 
 class Engine(Protocol):
-    """Losses and gradients of batches, for one model with LoRA attached."""
+    """Losses and gradients of batches, for one model with LoRA attached.
+
+    `apart`: examples that go through together do not change each other's values, rounding included (to 1e-5).
+    """
 
     name: str
     precision: str
+    apart: bool
 
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats.

@@ -38,6 +38,7 @@ class OpacusEngine:
         if options.gradient_checkpointing:
             raise TrainingError("the opacus engine cannot train this: gradient checkpointing", hint="leave it out")
         self.precision = general.precision
+        self.apart = general.apart
         self._general = general
         self._model = model
         self._flat = flat

@@ -28,6 +28,7 @@ class FastEngine:
     """Losses and gradients without autograd; see `neuralforge.training.fast` for what makes it fast."""
 
     name = "fast"
+    apart = True
 
     def __init__(self, model: PeftModel, flat: FlatParameters, options: EngineOptions) -> None:
         causal: Any = model.get_base_model()
