@@ -7,6 +7,7 @@ import shlex
 import yaml
 
 from neuralforge_common.adapter import AdapterSpec
+from neuralforge_common.lineage import Composition
 from neuralforge_common.metadata import AdapterMetadata, Scores
 from neuralforge_common.privacy import Level, PrivacyStatement
 
@@ -27,6 +28,7 @@ def model_card(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
         f"# {_escape(metadata.name)}",
         f"## What it does\n\n{metadata.description.strip() or _what_it_does(metadata, spec)}",
         f"## Best for\n\n{_best_for(metadata, spec)}",
+        *([f"## Made of\n\n{_made_of(metadata.composition)}"] if metadata.composition else []),
         f"## Training data\n\n{_training_data(metadata)}",
         f"## Evaluation\n\n{_evaluation(metadata)}",
         f"## How to load\n\n{_how_to_load(metadata, spec)}",
@@ -50,6 +52,8 @@ def _front_matter(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
 
 
 def _what_it_does(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
+    if metadata.composition is not None:
+        return f"Joins what {len(metadata.composition.parents)} adapters of {_base(metadata, spec)} have learnt."
     return f"Completes code in the style of the code that it was trained on, as an adapter of {_base(metadata, spec)}."
 
 
@@ -64,8 +68,25 @@ def _best_for(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
     return "\n".join(lines)
 
 
+def _made_of(composition: Composition) -> str:
+    learnt = composition.learnt_on
+    chosen = f"learnt on {learnt:,} samples" if learnt else "chosen by whoever composed it"
+    rows = [
+        f"Composed, not trained: {_escape(composition.method)}. The weights were {chosen}.",
+        "",
+        "| Adapter | Version | Weight | SHA-256 of its weights |",
+        "|---|---|---|---|",
+    ]
+    for parent in composition.parents:
+        name, version = (_escape(text).replace("|", "\\|") for text in (parent.name, parent.version))
+        rows.append(f"| {name} | {version} | {parent.weight:g} | `{parent.digest}` |")
+    return "\n".join(rows)
+
+
 def _training_data(metadata: AdapterMetadata) -> str:
     lines = []
+    if metadata.composition is not None:
+        lines.append("- What its parents learnt from, see their own cards")
     if metadata.training_samples is not None:
         lines.append(f"- {metadata.training_samples:,} samples of code")
     if metadata.dataset_digest:
@@ -88,6 +109,8 @@ def _privacy(statement: PrivacyStatement) -> str:
 
 def _evaluation(metadata: AdapterMetadata) -> str:
     evaluation = metadata.evaluation
+    if evaluation is None and metadata.composition is not None:
+        return "Not evaluated. The figures of its parents say nothing of what they are together."
     if evaluation is None and metadata.privacy is not None:
         return "Not published: how it does on the team's own code would tell of that code."
     if evaluation is None:

@@ -6,6 +6,7 @@
     ├── DataError               a dataset, a repository, a source tree
     ├── ModelError              a base model cannot be found, loaded or adapted
     ├── AdapterError            an adapter folder is damaged, hostile or made for another base
+    │   └── SignatureError      it is not signed, not by anybody who is trusted, or not as it was signed
     ├── TrainingError           a run that cannot go on (a loss that is not finite, no examples left)
     ├── CheckpointError         a checkpoint that is damaged or belongs to another run
     ├── StorageError            the disk: full, read-only, not writable
@@ -57,6 +58,18 @@ class ModelError(NeuralForgeError):
 
 class AdapterError(NeuralForgeError):
     """An adapter folder that is damaged, hostile, or made for another base."""
+
+
+class SignatureError(AdapterError):
+    """An adapter that is not signed, not by anybody who is trusted, or not as it was signed.
+
+    `step` is the step of the verification that failed, `fingerprint` the key's where it is known by then.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", step: str = "", fingerprint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        self.fingerprint = fingerprint
 
 
 class TrainingError(NeuralForgeError):

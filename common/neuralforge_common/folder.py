@@ -6,6 +6,7 @@
     adapter_config.json          rank, alpha, targets                                (PEFT)
     README.md                    a model card
     tokenizer.json               custom tokens (optional)
+    model.sig                    who vouches for all of the above (optional, see signing/)
 
 A folder that PEFT itself has saved (the two PEFT files alone) can be read, too.
 """
@@ -45,12 +46,14 @@ from neuralforge_common.peft_config import MAX_CONFIG_BYTES, decode_peft_config,
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
 __all__ = [
+    "AdapterClaims",
     "AdapterFolder",
     "AdapterMetadata",
     "Evaluation",
     "Scores",
     "check_replaceable",
     "is_adapter_folder",
+    "read_adapter_claims",
     "read_adapter_folder",
     "verify_base",
     "write_adapter_folder",
@@ -62,11 +65,12 @@ CARD = "README.md"
 TOKENIZER = "tokenizer.json"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
+SIGNATURE = "model.sig"
 
 MAX_WEIGHTS_BYTES = 4 * 2**30
 MAX_TOKENIZER_BYTES = 64 * 2**20
 
-_OWN_NAMES = frozenset({METADATA, WEIGHTS, CARD, TOKENIZER, PEFT_CONFIG, PEFT_WEIGHTS})
+_OWN_NAMES = frozenset({METADATA, WEIGHTS, CARD, TOKENIZER, PEFT_CONFIG, PEFT_WEIGHTS, SIGNATURE})
 # Names under which PEFT and torch keep pickles.
 _PICKLES = ("adapter_model.bin", "pytorch_model.bin")
 
@@ -81,6 +85,16 @@ class AdapterFolder:
     path: Path
     tokenizer_path: Path | None = None
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterClaims:
+    """What a folder says of itself in its small, checked files; the weights, of so many bytes, were not opened."""
+
+    spec: AdapterSpec
+    metadata: AdapterMetadata | None
+    weights_bytes: int
+    path: Path
 
 
 def write_adapter_folder(
@@ -140,12 +154,7 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
     path = Path(path)
     with _opened_folder(path) as (descriptor, names), _named(path):
         # 1. What it claims to be: small, bounded files.
-        spec = decode_peft_config(config := _read_small(descriptor, PEFT_CONFIG, MAX_CONFIG_BYTES))
-        metadata = None
-        if METADATA in names:
-            metadata = decode_metadata(_read_small(descriptor, METADATA, MAX_METADATA_BYTES))
-            _check_agreement(spec, metadata)
-            spec = replace(spec, base_fingerprint=metadata.base_fingerprint)
+        spec, metadata, config = _read_claims(descriptor, names)
         # 2. The weights: names, shapes and sizes before data, then values, then both names against each other.
         state, weights_digest = _read_weights(descriptor, names, spec)
         # Plain PEFT may be told to adapt modules that the base does not have; ours names only those that it adapted.
@@ -156,7 +165,7 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
         found = {PEFT_CONFIG: hashlib.sha256(config).hexdigest()}
         found |= {name: weights_digest for name in (WEIGHTS, PEFT_WEIGHTS) if name in names}
         if TOKENIZER in names:
-            with _opened(descriptor, TOKENIZER, MAX_TOKENIZER_BYTES) as (file, _):
+            with open_member(descriptor, TOKENIZER, MAX_TOKENIZER_BYTES) as (file, _):
                 found[TOKENIZER] = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digests(metadata, found)
     return AdapterFolder(
@@ -167,6 +176,23 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
         tokenizer_path=path / TOKENIZER if TOKENIZER in names else None,
         notices=() if spec.base_fingerprint else (_unverified(path, spec, metadata),),
     )
+
+
+def read_adapter_claims(path: Path) -> AdapterClaims:
+    """Reads what an adapter folder says of itself, however large its weights are; good for lists, not for use.
+
+    Raises:
+        AdapterError: there is no such folder, or its small files are damaged, hostile, or not of plain LoRA.
+    """
+    path = Path(path)
+    with _opened_folder(path) as (descriptor, names), _named(path):
+        spec, metadata, _ = _read_claims(descriptor, names)
+        present = next((name for name in (PEFT_WEIGHTS, WEIGHTS) if name in names), None)
+        if present is None:
+            raise _no_weights(names)
+        with open_member(descriptor, present, MAX_WEIGHTS_BYTES) as (_, status):
+            size = status.st_size
+    return AdapterClaims(spec=spec, metadata=metadata, weights_bytes=size, path=path)
 
 
 def is_adapter_folder(path: Path) -> bool:
@@ -231,7 +257,12 @@ def _opened_folder(path: Path) -> Iterator[tuple[int, frozenset[str]]]:
 
 
 @contextmanager
-def _opened(folder: int, name: str, limit: int) -> Iterator[tuple[BufferedReader, os.stat_result]]:
+def open_member(folder: int, name: str, limit: int) -> Iterator[tuple[BufferedReader, os.stat_result]]:
+    """Opens a plain file of at most `limit` bytes in the folder of a descriptor.
+
+    Raises:
+        AdapterError: it is missing, a link, a pipe or the like, or too large.
+    """
     # O_NOFOLLOW: a link could point at any file of this machine. O_NONBLOCK: a pipe would wait for ever.
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
@@ -241,36 +272,41 @@ def _opened(folder: int, name: str, limit: int) -> Iterator[tuple[BufferedReader
             f"{name} {'is a link' if link else f'cannot be opened ({error.strerror})'}",
             hint="copy the folder with its files (cp -rL)" if link else "",
         ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise AdapterError(f"{name} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise AdapterError(f"{name} is not a regular file")
         if status.st_size > limit:
             raise AdapterError(f"{name} holds {status.st_size:,} bytes, at most {limit:,} are allowed")
         yield file, status
 
 
+def _read_claims(folder: int, names: frozenset[str]) -> tuple[AdapterSpec, AdapterMetadata | None, bytes]:
+    spec = decode_peft_config(config := _read_small(folder, PEFT_CONFIG, MAX_CONFIG_BYTES))
+    metadata = None
+    if METADATA in names:
+        metadata = decode_metadata(_read_small(folder, METADATA, MAX_METADATA_BYTES))
+        _check_agreement(spec, metadata)
+        spec = replace(spec, base_fingerprint=metadata.base_fingerprint)
+    return spec, metadata, config
+
+
 def _read_small(folder: int, name: str, limit: int) -> bytes:
-    with _opened(folder, name, limit) as (file, _):
+    with open_member(folder, name, limit) as (file, _):
         return file.read(limit + 1)
 
 
 def _read_weights(folder: int, names: frozenset[str], spec: AdapterSpec) -> tuple[AdapterState, str]:
     present = [name for name in (PEFT_WEIGHTS, WEIGHTS) if name in names]
     if not present:
-        pickles = [name for name in _PICKLES if name in names]
-        if pickles:
-            raise AdapterError(
-                f"{pickles[0]} is a pickle, which can run any program when it is opened: it is never read",
-                hint="save the adapter again with safe_serialization=True",
-            )
-        raise AdapterError(f"the weights are missing: there is neither {PEFT_WEIGHTS} nor {WEIGHTS}")
-    with _opened(folder, present[0], MAX_WEIGHTS_BYTES) as (file, status):
+        raise _no_weights(names)
+    with open_member(folder, present[0], MAX_WEIGHTS_BYTES) as (file, status):
         arrays, digest = decode_tensors(
             file, status.st_size, what=present[0], check_shapes=lambda shapes: validate_shapes(shapes, spec)
         )
         for name in present[1:]:
-            with _opened(folder, name, MAX_WEIGHTS_BYTES) as (other, other_status):
+            with open_member(folder, name, MAX_WEIGHTS_BYTES) as (other, other_status):
                 if os.path.samestat(status, other_status):
                     continue
                 if status.st_size != other_status.st_size or hashlib.file_digest(other, "sha256").hexdigest() != digest:
@@ -279,6 +315,15 @@ def _read_weights(folder: int, names: frozenset[str], spec: AdapterSpec) -> tupl
                         hint="one of them was replaced; ask for the adapter again",
                     )
     return AdapterState.adopt(arrays), digest
+
+
+def _no_weights(names: frozenset[str]) -> AdapterError:
+    if pickles := [name for name in _PICKLES if name in names]:
+        return AdapterError(
+            f"{pickles[0]} is a pickle, which can run any program when it is opened: it is never read",
+            hint="save the adapter again with safe_serialization=True",
+        )
+    return AdapterError(f"the weights are missing: there is neither {PEFT_WEIGHTS} nor {WEIGHTS}")
 
 
 def _check_agreement(spec: AdapterSpec, metadata: AdapterMetadata) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 from neuralforge_common.errors import AdapterError, PrivacyError
+from neuralforge_common.lineage import Composition, decode_composition
 from neuralforge_common.privacy import PrivacyStatement
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
@@ -55,7 +56,8 @@ class AdapterMetadata:
 
     `accuracy` is the adapter's token accuracy on held-out examples, 0 to 1; `created` is RFC 3339 in UTC
     ("2026-01-31T09:30:00Z"); `dataset_digest` is SHA-256 of the training data; `digests` maps file names of the folder
-    to their SHA-256; `privacy` is what the adapter tells at most about the data that it learnt from.
+    to their SHA-256; `privacy` is what the adapter tells at most about the data that it learnt from;
+    `federation_rounds` is None where it was not trained in a federation, `composition` where it was not made of others.
     `write_adapter_folder` fills in what the adapter itself knows: size_mb (10⁶ bytes), base_revision, base_fingerprint,
     rank, alpha, target_modules and digests.
 
@@ -82,6 +84,8 @@ class AdapterMetadata:
     dataset_digest: str = ""
     evaluation: Evaluation | None = None
     privacy: PrivacyStatement | None = None
+    federation_rounds: int | None = None
+    composition: Composition | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,7 +110,7 @@ class AdapterMetadata:
             raise AdapterError(f"version: wanted one like 1.0.0, got {shortened(self.version)}")
         if self.created and not _is_utc(self.created):
             raise AdapterError(f"created: wanted a time like 2026-01-31T09:30:00Z, got {shortened(self.created)}")
-        for name in ("training_samples", "rank"):
+        for name in ("training_samples", "rank", "federation_rounds"):
             _check_whole(self, name)
         _check_number(self, "accuracy", low=0.0, high=1.0)
         _check_number(self, "size_mb", low=0.0)
@@ -140,6 +144,8 @@ def decode_metadata(data: bytes) -> AdapterMetadata:
             known["evaluation"] = _evaluation(known["evaluation"])
         if known.get("privacy") is not None:
             known["privacy"] = _privacy(known["privacy"])
+        if known.get("composition") is not None:
+            known["composition"] = decode_composition(known["composition"])
         return AdapterMetadata(**known)  # type: ignore[arg-type]  # __post_init__ checks every type
     except AdapterError as error:
         raise AdapterError(f"{_FILE}: {error.message}", hint=error.hint) from error

@@ -6,17 +6,21 @@ import sys
 from collections.abc import Sequence
 
 from neuralforge.cli import (
+    adapters,
     audit_privacy,
     benchmark,
     create_dataset,
     forget_report,
     join,
+    keygen,
     peers,
     privacy,
     replay,
     rotate_key,
+    sign_adapter,
     test_adapter,
     train,
+    trust,
 )
 from neuralforge_common.command_line import Command, run_program
 
@@ -25,10 +29,14 @@ COMMANDS: tuple[Command, ...] = (
     create_dataset,
     test_adapter,
     benchmark,
+    adapters,
     forget_report,
     replay,
     privacy,
     audit_privacy,
+    keygen,
+    sign_adapter,
+    trust,
     join,
     rotate_key,
     peers,

@@ -89,6 +89,19 @@ def load_base_model(
     )
 
 
+def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a base as `load_base_model` finds it, without its weights; `dtype` is their own format.
+
+    Raises:
+        ModelError: the base cannot be found, is damaged or needs foreign code.
+        StorageError: a converted base cannot be written to the cache.
+    """
+    origin = locate(name_or_path, revision=revision)
+    local_only = origin.is_local or not _hub_is_reachable()
+    with _readable_errors(origin, local_only), _quiet(local_only):
+        return _load_config(_pinned(origin, local_only), local_only, trust_remote_code=False)
+
+
 def _pinned(origin: Origin, local_only: bool) -> Origin:
     """A hub id at the commit that its revision means now, so that all its files come from one; folders as they are.
 

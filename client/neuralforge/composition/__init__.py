@@ -1,0 +1,1 @@
+"""Several adapters of one base as one adapter: exact sums, approximations with their error, learnt weights."""
