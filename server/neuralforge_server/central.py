@@ -143,7 +143,8 @@ class CentralFold:
         self._inner.add(Update(client="all", rank=self._layout.rank, part=self._part, delta=mean))
         figures: Mapping[str, float] = {"clip": self._clip}
         if self._terms.adaptive:
-            count = self._within - len(self._clients) / 2 + count_spread * float(self._noise(1)[0])
+            exact = np.array([self._within - len(self._clients) / 2])
+            count = float(add_noise(exact, count_spread, noise=self._noise)[0])
             figures = {"clip": self._clip, CLIP_FIGURE: self._moved(0.5 + count / self._divisor)}
         # The method compares with the mean that it is given; there is none without noise to compare with.
         return replace(self._inner.finish(), clients=len(self._clients), exactness_error=None, figures=figures)

@@ -92,6 +92,17 @@ def test_a_second_run_is_refused_where_it_would_learn_nothing_with_what_is_left(
     assert run.ledger() == before
 
 
+def test_steps_that_another_ledger_was_charged_for_are_not_gone_on_with(run: Run, refused: Refused) -> None:
+    checkpoints = run.place / ".neuralforge" / "mine"
+    resumed = (*PRIVATE, "--max-steps", 4, "--resume", "auto", "--target-epsilon", 20)
+    other = (*resumed, "--name", "other", "--checkpoint-dir", checkpoints)
+    line = refused("train", *other, cwd=run.place, **run.home)
+    assert f"the checkpoints in {checkpoints} are of adapter {run.place.resolve() / 'mine.lora'}, whose steps" in line
+    elsewhere = {"NEURALFORGE_HOME": str(run.place / "elsewhere")}
+    line = refused("train", *resumed, "--name", "mine", cwd=run.place, **elsewhere)
+    assert "mine holds 4 steps, and the ledger of this adapter knows of 0" in line
+
+
 def test_a_dry_run_plans_and_leaves_no_trace(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(DATASET)
     arguments = ("train", *PRIVATE, "--noise-multiplier", 1, "--target-epsilon", 2, "--epochs", 5, "--dry-run")

@@ -27,6 +27,14 @@ def test_as_many_steps_last_as_stay_within_the_target(q: float, sigma: float, ta
     assert epsilon([steps(q, sigma, count + 1)], 1e-5) > target - 1e-6
 
 
+def test_a_budget_that_is_used_up_in_many_small_steps_gives_no_more(tmp_path: Path) -> None:
+    # At the highest orders these steps cost a billion times their budget: rounding there must not be counted here.
+    count, order = lasts(Standing(), BUDGET, sample_rate=1e-3, noise_multiplier=0.6)
+    used = Standing(history=(steps(1e-3, 0.6, count),), order=order)
+    assert count > 100_000
+    assert lasts(used, BUDGET, sample_rate=1e-3, noise_multiplier=0.6)[0] == 0
+
+
 def test_a_budget_is_counted_at_the_order_that_was_fixed_when_it_began() -> None:
     # Steps chosen later, with much less noise, would be cheaper at another order: that one was not fixed in advance.
     _, order = lasts(Standing(), BUDGET, sample_rate=0.01, noise_multiplier=2.0)
@@ -93,12 +101,14 @@ def test_a_fixed_schedule_by_prv_takes_less_noise_and_is_told_as_such(tmp_path: 
             account.charge(whole, BUDGET, what="a run, by rdp")
         account.charge(whole, BUDGET, what="a run", accountant="prv")
         assert account.spent(1e-5).epsilon <= 8 < epsilon([steps(0.05, sigma, 300)], 1e-5)
+        assert account.spent(1e-5).statement().accountant == "prv"
         with pytest.raises(PrivacyError, match="prv counts only a schedule fixed in advance"):
             account.charge(whole, BUDGET, what="another", accountant="prv")
         # With anything after it, it is a part of a history that was not fixed: RDP counts all of it.
         later = Block(rates={1: 0.05}, noise_multiplier=5.0, steps=1)
         account.charge(later, Budget(target_epsilon=9, delta=1e-5), what="more")
         assert account.spent(1e-5).epsilon == pytest.approx(epsilon([steps(0.05, sigma, 300), steps(0.05, 5, 1)], 1e-5))
+        assert account.spent(1e-5).statement().accountant == "rdp"
 
 
 def test_prv_takes_no_more_than_it_may(tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_a_step_that_was_not_planned_is_not_taken(anew: Callable[[], LoRATrainer
         assert training.statement().steps == 2
 
 
+def test_steps_that_are_taken_twice_are_paid_twice(anew: Callable[[], LoRATrainer], tmp_path: Path) -> None:
+    with private(tmp_path, steps=2) as training:
+        for _ in range(2):
+            learn(anew(), training, steps=2)
+        assert training.statement().epsilon == pytest.approx(spent(4), rel=1e-12)
+
+
 def test_prv_counts_one_schedule_charged_as_a_whole(anew: Callable[[], LoRATrainer], tmp_path: Path) -> None:
     with (
         pytest.raises(PrivacyError, match="all at once"),

@@ -225,6 +225,18 @@ def test_an_adapter_whose_ledger_is_elsewhere_is_not_gone_on_with(first: Increme
         require_private(read_adapter_folder(first.path), elsewhere)
 
 
+def test_an_adapter_is_not_gone_on_with_under_a_ledger_that_knows_of_less(
+    first: IncrementalLearner, tmp_path: Path
+) -> None:
+    planned = plan(config(tmp_path), continued=Continued(session=2))
+    require_private(read_adapter_folder(first.path), planned)
+    (ledger,) = tmp_path.glob("home/privacy/*/ledger.jsonl")
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(PrivacyError, match=r"says ε = 8 .* in 4 steps, and its ledger knows of ε = .* in 2: "):
+        require_private(read_adapter_folder(first.path), planned)
+
+
 def test_a_session_without_privacy_takes_the_claim_away(first: IncrementalLearner, tmp_path: Path) -> None:
     assert read_adapter_folder(tmp_path / "a.lora").metadata.privacy is not None
     learn(first, None, NEW)

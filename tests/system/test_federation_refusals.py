@@ -208,8 +208,8 @@ def test_an_address_that_leads_nowhere(laptop: Path, address: str, status: int, 
 
 
 def test_an_option_that_there_is_not(laptop: Path) -> None:
-    said = refusal(train(laptop, "nf://localhost:1", "--private"), status=2)
-    assert said.message.startswith("unrecognized arguments: --private")
+    said = refusal(train(laptop, "nf://localhost:1", "--anonymous"), status=2)
+    assert said.message.startswith("unrecognized arguments: --anonymous")
 
 
 # What a member's machine keeps, loose or damaged

@@ -62,6 +62,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         clients["eve"].says("online")
         clients |= {name: team.start_client(name) for name in ("ann", "bob")}
         server.says("eve: .* examples", seconds=120)
+        server.says(f"of {ROUNDS} committed", seconds=120)
         # What the server holds while updates come and go, before Flower deletes them.
         shutil.copytree(team.server, place / "snapshot", copy_function=copy_if_there)
         revoked = team.run("nf-server", "revoke", "eve")

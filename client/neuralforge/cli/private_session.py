@@ -14,11 +14,12 @@ from rich.console import Console
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.run_folder import REPLAY, continual_folder, run_folder
 from neuralforge.privacy.planned import LEARNING_RATE_FACTOR, Continued, PrivatePlan, plan, steps_per_epoch
+from neuralforge.privacy.scope import adapter_scope
 from neuralforge.privacy.units import unit_ids
 from neuralforge_common.atomic import storage_errors
 from neuralforge_common.config.load import ResolvedConfig
 from neuralforge_common.config.schema import TrainConfig
-from neuralforge_common.errors import AdapterError, StorageError
+from neuralforge_common.errors import AdapterError, PrivacyError, StorageError
 from neuralforge_common.folder import read_adapter_folder
 from neuralforge_common.key_files import (
     PRIVATE_FOLDER,
@@ -98,13 +99,15 @@ def private_session(
     planned = planned_run(
         config,
         sessions=len(learner.sessions) if learner is not None else 0,
-        noise_multiplier=_noise_of(checkpoints) if gone_on_with else None,
+        noise_multiplier=_noise_of(checkpoints, adapter_scope(config.adapter_path)) if gone_on_with else None,
     )
     if learner is not None and (found := learner.remembered.found) is not None:
         require_private(found, planned)
     console.print(str(planned), highlight=False)
     console.print("losses and figures on held-out examples are without noise: for your eyes, not to be published")
     with Account.open(planned.home, planned.scope, unit=planned.terms.unit, tell=console.print) as account:
+        if gone_on_with:
+            _require_charged(checkpoints, account.spent(planned.terms.delta).steps)
         session = PrivateSession(
             planned,
             account,
@@ -120,7 +123,7 @@ def private_session(
             console.print(notice)
         if not gone_on_with:
             make_private_folder(checkpoints)
-            record = {"format": 1, "noise_multiplier": planned.terms.noise_multiplier}
+            record = {"format": 1, "scope": planned.scope, "noise_multiplier": planned.terms.noise_multiplier}
             write_private_file(checkpoints / RUN_FILE, json.dumps(record).encode() + b"\n")
         yield session
 
@@ -219,16 +222,30 @@ def _for_the_owner(planned: PrivatePlan, dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _noise_of(checkpoints: Path) -> float | None:
-    """The noise of the run that left these checkpoints; None where it was not a private one."""
+def _noise_of(checkpoints: Path, scope: str) -> float | None:
+    """The noise of the run of this scope that left these checkpoints; None where it was not a private one."""
     path = checkpoints / RUN_FILE
     if not path.exists():
         return None
     try:
         record = parse_json_object(read_private_file(path), what=str(path), limit=64 * 1024)
-        noise = record["noise_multiplier"]
+        noise, whose = record["noise_multiplier"], record["scope"]
         if not isinstance(noise, float) or not noise > 0:
             raise AdapterError(f"{path}: noise_multiplier: got {noise}")
     except (AdapterError, KeyError) as fault:
         raise StorageError(f"{path} is damaged", hint="leave --resume out to begin anew") from fault
+    if whose != scope:
+        raise PrivacyError(
+            f"the checkpoints in {checkpoints} are of {whose}, whose steps are charged there and not to {scope}",
+            hint="leave --resume out to begin anew, or name another --checkpoint-dir",
+        )
     return noise
+
+
+def _require_charged(checkpoints: Path, charged: int) -> None:
+    taken = max(int(path.stem.rpartition("-")[2]) for path in checkpoints.glob("checkpoint-*.safetensors"))
+    if taken > charged:
+        raise PrivacyError(
+            f"{checkpoints} holds {taken:,} steps, and the ledger of this adapter knows of {charged:,}",
+            hint="put the ledger back, or leave --resume out to begin anew",
+        )

@@ -87,9 +87,10 @@ class Standing:
 
 def lasts(standing: Standing, budget: Budget, *, sample_rate: float, noise_multiplier: float) -> tuple[int, float]:
     """How many more such steps the budget allows, and the order that says so."""
-    room = allowance(budget.target_epsilon, budget.delta) - cost(standing.history)
-    # What has been charged block by block has been rounded as often; ε moves by less than its printed digits.
-    room = room + _ROUNDING * np.abs(room).max()
+    allowed = allowance(budget.target_epsilon, budget.delta)
+    # What has been charged block by block has been rounded as often. Order by order: at high ones what is spent may be
+    # a billion times what is allowed.
+    room = allowed + _ROUNDING * np.abs(allowed) - cost(standing.history)
     each = cost([Steps(sample_rate=sample_rate, noise_multiplier=noise_multiplier, count=1)])
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(room > 0, room / each, 0.0)

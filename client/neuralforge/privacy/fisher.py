@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neuralforge.training.trainer import LoRATrainer
 
 
-def private_fisher(trainer: LoRATrainer, noised: PrivateGradient, terms: PrivacyTerms) -> Fisher:
+def private_fisher(trainer: LoRATrainer, noised: PrivateGradient | None, terms: PrivacyTerms) -> Fisher:
     """The Fisher information of a private session, around the adapter as it stands: both are post-processing.
 
     A noised gradient is g + N(0, (σC/L)²), so its second moment over the steps less that variance is the second moment
@@ -28,7 +28,7 @@ def private_fisher(trainer: LoRATrainer, noised: PrivateGradient, terms: Privacy
     Raises:
         PrivacyError: no step was taken.
     """
-    if noised.squares is None or noised.steps == 0:
+    if noised is None or noised.squares is None or noised.steps == 0:
         raise PrivacyError("no private step was taken: there is nothing to tell what mattered")
     variance = (terms.noise_multiplier * terms.max_grad_norm / terms.divisor) ** 2
     moments = noised.squares.to("cpu", torch.float64) / noised.steps

@@ -151,8 +151,9 @@ class PrivateTraining:
         return replace(statement, epsilon=spent.epsilon) if disjoint else statement
 
     def _charge(self, step: int) -> None:
-        """Pay for the block that begins with this step, unless it is paid for."""
+        """Pay for the block that begins with this step, unless it is paid for; a step that is taken twice is not."""
         if step in self._paid:
+            self._paid = range(step + 1, self._paid.stop)
             return
         # Up to the next multiple of the block, where the run is saved: a resumed one pays to there, and no further.
         end = self._steps if self._block is None else min(self._steps, step - step % self._block + self._block)
@@ -162,7 +163,7 @@ class PrivateTraining:
         if self._block is not None:
             block = self._affordable(block)
         self._account.charge(block, self._budget, what=self._what, accountant=self._accountant)
-        self._paid = range(step, step + block.steps)
+        self._paid = range(step + 1, step + block.steps)
 
     def _affordable(self, block: Block) -> Block:
         """As much of the block as is left in the budget, or one step of it."""

@@ -15,7 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from neuralforge.data.example import Example
+from neuralforge.privacy.ledger import Ledger
 from neuralforge.privacy.run import PrivateTraining, Replay
+from neuralforge.privacy.scope import scope_folder
 from neuralforge.privacy.units import unit_ids
 from neuralforge_common.errors import DataError, PrivacyError
 from neuralforge_common.folder import AdapterFolder
@@ -116,15 +118,25 @@ def require_private(found: AdapterFolder, planned: PrivatePlan) -> None:
     """See that all that an adapter was trained on is accounted for.
 
     Raises:
-        PrivacyError: it was learnt without privacy, or its ledger is not on this machine.
+        PrivacyError: it was learnt without privacy, or its ledger is not on this machine, or tells of less than the
+            adapter does.
     """
-    if found.metadata.privacy is None:
+    claim, ledger = found.metadata.privacy, Ledger.read(scope_folder(planned.home, planned.scope))
+    if claim is None:
         raise PrivacyError(
             f"{found.path} was learnt without privacy: what it tells of that data cannot be taken back",
             hint="begin a new adapter with --private",
         )
-    if not planned.earlier:
+    way_out = f"put its ledger, and the adapter, where they were made: below {planned.home}"
+    if ledger is None or not planned.earlier:
         raise PrivacyError(
-            f"{found.path} is private, and no ledger of {planned.scope} says what was spent on it",
-            hint=f"put its ledger, and the adapter, where they were made: below {planned.home}",
+            f"{found.path} is private, and no ledger of {planned.scope} says what was spent on it", hint=way_out
+        )
+    known = ledger.tally.spent(ledger.unit, claim.delta)
+    # The other way round is in order: a run that came to nothing was charged as well.
+    if claim.unit != ledger.unit or claim.steps > known.steps or claim.epsilon > known.at_most * (1 + 1e-9):
+        raise PrivacyError(
+            f"{found.path} says {claim}, in {claim.steps:,} steps, and its ledger knows of "
+            f"{known.statement()}, in {known.steps:,}: that is another adapter's, or an older copy",
+            hint=way_out,
         )

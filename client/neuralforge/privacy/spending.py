@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from neuralforge.privacy.budget import Block, Budget, Standing, lasts
+from neuralforge.privacy.budget import Accountant, Block, Budget, Standing, lasts
 from neuralforge.privacy.journal import Entry
 from neuralforge_common.accounting import Curve, Steps, cost, epsilon, epsilon_of
 from neuralforge_common.errors import PrivacyError
@@ -86,7 +86,8 @@ class Spending:
     """What a scope has spent at δ; `epsilon` is the maximum over its cohorts.
 
     `at_most` is the ε of a unit that would have been in every charge. It depends on the public numbers alone, where
-    `epsilon` tells which cohorts' data is still learnt from: what leaves the machine says `at_most`.
+    `epsilon` tells which cohorts' data is still learnt from: what leaves the machine says `at_most`. `accountant` is
+    the one that `at_most` is by.
     """
 
     unit: Unit
@@ -95,11 +96,17 @@ class Spending:
     epsilon: float
     at_most: float
     steps: int
+    accountant: Accountant = "rdp"
 
     def statement(self, *, note: str = "") -> PrivacyStatement:
         """`at_most`, as it may be told to others."""
         return PrivacyStatement(
-            epsilon=self.at_most, delta=self.delta, unit=self.unit, accountant="rdp", steps=self.steps, note=note
+            epsilon=self.at_most,
+            delta=self.delta,
+            unit=self.unit,
+            accountant=self.accountant,
+            steps=self.steps,
+            note=note,
         )
 
 
@@ -153,13 +160,15 @@ class Tally:
                 )
             )
         extra = () if more is None else (more.of(more.busiest),)
+        at_most = self._every.epsilon(delta, *extra)
         return Spending(
             unit=unit,
             delta=delta,
             cohorts=tuple(cohorts),
             epsilon=max((cohort.epsilon for cohort in cohorts), default=0.0),
-            at_most=self._every.epsilon(delta, *extra),
+            at_most=at_most,
             steps=sum(steps.count for steps in self._every.history(*extra)),
+            accountant="prv" if not extra and at_most == self._every.tight(delta) else "rdp",
         )
 
     def curve(self) -> Curve:
@@ -198,7 +207,12 @@ class _Course:
 
     def epsilon(self, delta: float, *more: Steps) -> float:
         found = epsilon(self.history(*more), delta)
+        tight = None if more else self.tight(delta)
+        return found if tight is None else min(found, tight)
+
+    def tight(self, delta: float) -> float | None:
+        """What `prv` says of a history that is one schedule, charged by it; None of any other."""
         match self._charges:
-            case [Charge(prv_epsilon=float(tight), budget=budget)] if budget.delta == delta and not more:
-                return min(found, tight)
-        return found
+            case [Charge(prv_epsilon=float(tight), budget=budget)] if budget.delta == delta:
+                return tight
+        return None
