@@ -41,7 +41,7 @@ CONTESTANTS = {
     "ours-general": "NeuralForge, a private step by autograd (the general engine)",
     "ours-not-private": "NeuralForge, its plain step",
 }
-QUICK = ("plain-peft", "opacus-hooks", "opacus-ghost", "ours")
+QUICK = ("plain-peft", "opacus-hooks", "ours")
 ABSENT = "fast-differential-privacy: not on this package index, not measured"
 
 
@@ -60,14 +60,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--only", default="", help="these contestants alone, by comma")
     parser.add_argument("--steps", type=int, default=0, help="steps to measure after a first one (12; quick: 1)")
-    parser.add_argument("--max-length", type=int, default=0, help="tokens of a sample (256; quick: 64)")
+    parser.add_argument("--max-length", type=int, default=0, help="tokens of a sample (256; quick: 96)")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--targets", default="auto", help="modules with LoRA, by comma (auto: all linear)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.steps = arguments.steps or (1 if arguments.quick else 12)
-    arguments.max_length = arguments.max_length or (64 if arguments.quick else 256)
+    arguments.max_length = arguments.max_length or (96 if arguments.quick else 256)
     # Threads that wait by spinning would count as work.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", OMP_WAIT_POLICY="passive")
     if arguments.child:
