@@ -429,10 +429,12 @@ class FederatedLoRA(Strategy):
 
     def _plan(self, round_number: int, nonce: str, *, asked: int = 0) -> RoundPlan:
         """A round's plan; `asked` is how many clients train by it, 0 for a plan to score or to finish."""
-        layout, _ = served(self.state)
+        layout, vector = served(self.state)
         part = self._method.part(round_number)
         plan = self.terms.plan(round_number, nonce, spec=self.spec, layout=layout, state=self.state, part=part)
-        return self._masked.plan(plan, self.state.layout, asked=asked) if self._masked is not None and asked else plan
+        if self._masked is None or not asked:
+            return plan
+        return self._masked.plan(plan, self.state.layout, vector, asked=asked)
 
     def _content(self, plan: RoundPlan) -> RecordDict:
         _, vector = served(self.state)

@@ -423,13 +423,11 @@ def test_a_round_that_was_unmasked_is_unmasked_again_for_the_same_survivors_alon
     party.run({"train": [TEN[9]]})
 
 
-@pytest.mark.parametrize(
-    ("value", "fault"), [(np.nan, TrainingError), (np.inf, FederationError), (200, FederationError)]
-)
-def test_a_client_does_not_send_what_admission_would_refuse(party: Party, value: float, fault: type[Exception]) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_client_does_not_send_what_is_not_finite(party: Party, value: float) -> None:
     party.shares(party.keys())
     party.updates[TEN[0]][7] = value
-    with pytest.raises(fault, match=r"not finite|longer than the agreed"):
+    with pytest.raises(TrainingError, match="not finite"):
         party.train([TEN[0]])
     party.train(TEN[1:])
     party.confirm()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -107,6 +109,30 @@ def test_what_is_seen_first_is_kept_and_a_change_is_named_with_both_fingerprints
         pins.check({"ann": ANN, "bob": EVE, "new": EVE})
     assert pins.read() == Peers(keys={"ann": ANN, "bob": BOB})
     assert stat.S_IMODE(pins.path.stat().st_mode) == 0o600
+
+
+def test_more_peers_than_the_file_may_hold_are_refused_and_it_can_still_be_read(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "peers.json")
+    pins.check({"ann": ANN})
+    invented = {f"{number:04d}{chr(0x1F600) * 60}": EVE for number in range(3000)}
+    with pytest.raises(StorageError, match=r"cannot take 3,001 peers"):
+        pins.check(invented)
+    assert pins.read() == Peers(keys={"ann": ANN})
+
+
+def test_a_client_that_keeps_a_new_peer_does_not_undo_what_a_person_does_meanwhile(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "peers.json")
+    keeper = Thread(target=pins.check, args=({"ann": ANN},))
+
+    def close(peers: Peers) -> Peers:
+        keeper.start()
+        keeper.join(0.2)
+        assert keeper.is_alive()
+        return replace(peers, keys={"ann": ANN}, closed=True)
+
+    pins.change(close)
+    keeper.join(10)
+    assert pins.read() == Peers(keys={"ann": ANN}, closed=True)
 
 
 def test_after_they_were_closed_nobody_new_is_believed(tmp_path: Path) -> None:

@@ -146,14 +146,16 @@ def test_below_the_threshold_nothing_is_committed_and_the_round_is_tried_again(t
     assert len(found.states()) == 2
 
 
-def test_a_client_of_a_lower_rank_hides_in_the_same_sum(tmp_path: Path) -> None:
+def test_a_client_of_a_lower_rank_takes_no_part(tmp_path: Path) -> None:
+    """With it in, the components that it lacks are a sum of fewer: with four of them, the update of the fifth."""
     found = federation(tmp_path)
     terms = replace(MASKED, rounds=1)
     strategy = found.run(MaskedClients(tmp_path / "clients", ranks={0: 1}).app, terms)
     begun = LAYOUT.draw(0)
     plan = terms.plan(1, "n", spec=SPEC, layout=LAYOUT, state=strategy.state, part="both")
-    deltas = [drift(plan, begun, client) for client in range(5)]
-    deltas[0] = LAYOUT.with_rank(1).resized(LAYOUT.resized(deltas[0], 1), 2)
+    deltas = [drift(plan, begun, client) for client in range(1, 5)]
+    assert found.turned() == [(1, "client-0", "failed")]
+    assert unmasked(found) == [(1, NAMES[1:])]
     np.testing.assert_allclose(strategy.state.vector - begun, np.mean(deltas, axis=0), rtol=0, atol=1e-7)
 
 

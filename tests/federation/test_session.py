@@ -34,7 +34,7 @@ from neuralforge_common.plan import TrainReport
 from neuralforge_common.privacy import PrivacyTerms
 from neuralforge_common.records import answer_text, masks_to_records, plan_to_records, raw_reply, state_record
 from neuralforge_common.secagg.messages import KEYS, SHARES, SURVIVORS, UNMASK, Survivors, adverts_to_json
-from neuralforge_common.secagg.terms import MaskingTerms
+from neuralforge_common.secagg.terms import MaskingTerms, state_digest
 from neuralforge_common.wire import decode
 from neuralforge_server.enrolment import serve_enrolment
 from neuralforge_server.identity import Identities
@@ -164,6 +164,7 @@ def test_a_round_under_masks_from_python_is_shared_when_its_sum_is_unmasked(
     terms = MaskingTerms(clients=3, limit=0.5, max_norm=100.0)
     plan = replace(plan_for(teacher), weighting="uniform", trust="peers", masking=terms)
     layout, state = state_for(teacher, plan)
+    plan = replace(plan, masking=replace(terms, state=state_digest(state)))
     tally = Tally(plan, size=layout.size, needed=3, registered=None)
     record = state_record(state)
 

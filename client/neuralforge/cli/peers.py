@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from neuralforge.federation.home import client_home, open_federation
-    from neuralforge.federation.secagg.pins import Pins
+    from neuralforge.federation.secagg.pins import Peers, Pins
     from neuralforge_common.address import FederationAddress
     from neuralforge_common.errors import FederationError
     from neuralforge_common.secagg.keys import fingerprint, public_bytes
@@ -37,15 +37,15 @@ def run(args: argparse.Namespace) -> int:
     address = FederationAddress.parse(args.server) if args.server is not None else None
     joined = open_federation(address, home=client_home())
     pins = Pins(joined.peers)
-    peers = before = pins.read()
-    if args.forget is not None:
-        if args.forget not in peers.keys:
-            raise FederationError(f"no peer called {shortened(args.forget)} is known here")
-        peers = replace(peers, keys={name: key for name, key in peers.keys.items() if name != args.forget})
-    if args.close or args.open:
-        peers = replace(peers, closed=bool(args.close))
-    if peers != before:
-        pins.write(peers)
+
+    def changed(peers: Peers) -> Peers:
+        if args.forget is not None:
+            if args.forget not in peers.keys:
+                raise FederationError(f"no peer called {shortened(args.forget)} is known here")
+            return replace(peers, keys={name: key for name, key in peers.keys.items() if name != args.forget})
+        return replace(peers, closed=bool(args.close)) if args.close or args.open else peers
+
+    peers = pins.change(changed)
     own = {} if joined.identity is None else {joined.record.name: public_bytes(joined.identity)}
     for name, key in {**own, **dict(sorted(peers.keys.items()))}.items():
         print(f"{fingerprint(key)}  {name}{' (this machine)' if name in own else ''}")

@@ -26,7 +26,7 @@ from neuralforge.federation.secagg.answers import answer_question, train_masked
 from neuralforge.federation.secagg.member import SecureMember
 from neuralforge_common import __version__
 from neuralforge_common.errors import AdapterError, FederationError
-from neuralforge_common.plan import PROTOCOL
+from neuralforge_common.plan import PROTOCOL, RoundPlan
 from neuralforge_common.records import plan_of, reply_to_records, state_of
 from neuralforge_common.secagg.messages import KEYS, SHARES, SURVIVORS, UNMASK
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
@@ -105,7 +105,7 @@ def _train(participant: Participant, content: RecordDict) -> RecordDict:
     plan = plan_of(content)
     participant.check(plan)
     if plan.trust == "peers":
-        return train_masked(_member(participant), plan, content, participant.layout(plan), participant.train)
+        return train_masked(_member(participant, plan), plan, content, participant.layout(plan), participant.train)
     if participant.member is not None:
         participant.member.check(plan)
     report, delta = participant.train(plan, state_of(content, participant.layout(plan)))
@@ -115,14 +115,20 @@ def _train(participant: Participant, content: RecordDict) -> RecordDict:
 def _secure(question: str, participant: Participant, content: RecordDict) -> RecordDict:
     plan = plan_of(content)
     participant.check(plan)
-    return answer_question(_member(participant), question, plan, content)
+    return answer_question(_member(participant, plan), question, plan, content)
 
 
-def _member(participant: Participant) -> SecureMember:
+def _member(participant: Participant, plan: RoundPlan) -> SecureMember:
     if participant.member is None:
         raise FederationError(
             "the federation adds updates up under masks, and this client has no identity for that",
             hint="have this machine revoked and invited again, remove its folder, and join",
+        )
+    # Before any keys: `train_masked` would refuse it after the training.
+    if participant.max_rank < plan.spec.rank:
+        raise FederationError(
+            f"the round is of rank {plan.spec.rank} and under masks, and this client trains at most at "
+            f"{participant.max_rank}: what it lacks would be in the sum of the others alone"
         )
     return participant.member
 

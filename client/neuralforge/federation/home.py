@@ -8,6 +8,7 @@ $NEURALFORGE_HOME or ~/.neuralforge
 ├── node.pem           our certificate
 ├── identity.key       what we sign with under secure aggregation (Ed25519); it stays when node.key changes
 ├── peers.json         the identities of the others, as they were first seen
+├── peers.lock         held while peers.json is being changed
 ├── node.key.next      only while the key is being changed; see rotate.py
 └── memory/            what the training of later rounds builds on
 """

@@ -309,7 +309,7 @@ class Participant:
 
     def _fisher(self, plan: RoundPlan, trainer: LoRATrainer, private: PrivateTraining | None) -> Fisher:
         """What matters to the round that has just ended; of a private one as its noised gradients tell."""
-        if private is None or private.noised is None:
+        if private is None:
             examples = self._tokenized(plan, trainer)[0]
             return compute_fisher_information(trainer, examples, limit=FISHER_EXAMPLES, seed=round_seed(plan))
         return private_fisher(trainer, private.noised, private.terms)

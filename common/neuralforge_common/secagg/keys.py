@@ -60,6 +60,15 @@ def agreed_key(own: X25519PrivateKey, other: bytes, purpose: Purpose, view: View
     return derived_key(secret, purpose, view, parties)
 
 
+def gives_secrets(key: bytes) -> bool:
+    """Whether others can agree on a secret with this public key: not with one of those that make each one zero."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
+    except ValueError:
+        return False
+    return True
+
+
 def derived_key(secret: bytes, purpose: Purpose, view: View, parties: tuple[str, ...]) -> bytes:
     """A key of 256 bits for one purpose, from a secret of as many."""
     info = framed(SUITE, purpose, view.digest, str(view.round), view.nonce, *parties)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from neuralforge_common.adapter import FloatArray
 from neuralforge_common.errors import FederationError
 from neuralforge_common.strict_json import shortened
 
@@ -20,7 +24,10 @@ class MaskingTerms:
 
     At most `clients` take part. Each value is cut to ±`limit` and sent as `bits` bits (see `FixedPoint`); an update's
     Euclidean norm is at most `max_norm`. More than the share `threshold` of those who hold parts of a secret must give
-    theirs; above 20 clients these are a client's `neighbours`, in a graph where everybody has as many.
+    theirs; above 20 clients these are a client's `neighbours`, in a graph where everybody has as many. `state` is the
+    `state_digest` of what everybody begins from: whoever alone was sent a state in which there is something to learn
+    would be alone in the sum (Pasquini et al. 2022, "Eluding Secure Aggregation in Federated Learning via Model
+    Inconsistency").
 
     Raises:
         FederationError: a value out of its bounds.
@@ -32,6 +39,7 @@ class MaskingTerms:
     bits: Literal[32, 64] = 32
     threshold: float = LEAST_THRESHOLD
     neighbours: int = 0
+    state: str = ""
 
     def __post_init__(self) -> None:
         for name, holds, what in (
@@ -47,3 +55,8 @@ class MaskingTerms:
                 raise FederationError(f"secure aggregation: {name}: wanted a number {what}, got {got}")
         for name in ("limit", "max_norm", "threshold"):
             object.__setattr__(self, name, float(getattr(self, name)))
+
+
+def state_digest(state: FloatArray) -> str:
+    """SHA-256 of a flat state as it travels: little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(state, "<f4").data).hexdigest()

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from flwr.app import ArrayRecord
 
+from neuralforge_common.adapter import FloatArray
 from neuralforge_common.layout import AdapterLayout
 from neuralforge_common.plan import RoundPlan
+from neuralforge_common.secagg.terms import state_digest
 from neuralforge_server.admission import Expectation, norm_bound
 from neuralforge_server.aggregation.method import Aggregate, GlobalState, Method, Update
 from neuralforge_server.secagg.stages import Line, SecureMean, secure_mean
@@ -27,8 +29,8 @@ class Masked:
         self._terms = terms
         self._identities = identities
 
-    def plan(self, plan: RoundPlan, layout: AdapterLayout, *, asked: int) -> RoundPlan:
-        """A plan to train for so many clients, with the masks in it."""
+    def plan(self, plan: RoundPlan, layout: AdapterLayout, state: FloatArray, *, asked: int) -> RoundPlan:
+        """A plan to train from `state` for so many clients, with the masks in it."""
         steps, size = plan.steps or 0, layout.part_size(plan.part)
         # Of single updates there is no history: the bound stays what steps and learning rate allow.
         ceiling = norm_bound(steps=steps, learning_rate=plan.learning_rate, size=size, history=())
@@ -40,7 +42,7 @@ class Masked:
             threshold=self._terms.threshold,
             neighbours=self._terms.neighbours,
         )
-        return replace(plan, masking=masking)
+        return replace(plan, masking=replace(masking, state=state_digest(state)))
 
     def mean(
         self, plan: RoundPlan, layout: AdapterLayout, state: ArrayRecord, expectation: Expectation, line: Line

@@ -14,7 +14,7 @@ from neuralforge_common.adapter import FloatArray
 from neuralforge_common.errors import FederationError, NeuralForgeError
 from neuralforge_common.plan import RoundPlan
 from neuralforge_common.secagg.fixed_point import FixedPoint
-from neuralforge_common.secagg.keys import is_signed
+from neuralforge_common.secagg.keys import gives_secrets, is_signed
 from neuralforge_common.secagg.messages import Advert, Confirmation, Delivery, Sealed, Unmasking, UnmaskRequest
 from neuralforge_common.secagg.roster import Roster, keys_statement, survivors_statement
 from neuralforge_common.secagg.terms import FEWEST
@@ -65,6 +65,9 @@ class Tally:
             raise Refused("identity", "this client shows another identity than the one that it joined with")
         if not is_signed(advert.identity, advert.signature, keys_statement(self._digest, advert)):
             raise Refused("signature", "the keys are not signed for this attempt")
+        # With such a one every other client would have to give up.
+        if not (gives_secrets(advert.mask_key) and gives_secrets(advert.seal_key)):
+            raise Refused("keys", "a public key with which nobody can agree on a secret")
         self._adverts[client] = advert
 
     def roster(self) -> Roster:

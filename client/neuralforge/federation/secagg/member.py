@@ -45,7 +45,7 @@ class SecureMember:
         self._pins = pins
         self._attempt: MaskedRound | None = None
         self._begun: set[tuple[str, int, str]] = set()
-        self._unmasked: dict[tuple[str, int], tuple[str, ...]] = {}
+        self._unmasked: dict[int, tuple[str, ...]] = {}
 
     def check(self, plan: RoundPlan) -> None:
         """Refuses a bare update to a federation whose rounds were under masks before; raises FederationError."""
@@ -80,7 +80,7 @@ class SecureMember:
                 return Confirmation(signature=attempt.confirm(survivors)).to_json()
             if question == UNMASK:
                 revealed = attempt.reveal(UnmaskRequest.from_json(text))
-                self._unmasked[plan.federation, plan.round] = attempt.survivors
+                self._unmasked[plan.round] = attempt.survivors
                 self._attempt = None
                 return revealed.to_json()
             raise FederationError(f"no question of a round under masks is called {question}")
@@ -101,7 +101,7 @@ class SecureMember:
         """An update (count,) at the plan's full rank, under masks.
 
         Raises:
-            FederationError: it is longer than the plan allows, or the attempt is over for this client.
+            FederationError: the attempt is over for this client.
             TrainingError: it holds values that are not finite.
         """
         return self._attempt_of(plan).mask(vector)
@@ -127,7 +127,8 @@ class SecureMember:
 
     def _check_repeated(self, plan: RoundPlan, survivors: Survivors) -> None:
         # A round that is done again gives the same updates: two sums that differ by a client give that client's away.
-        before = self._unmasked.get((plan.federation, plan.round))
+        # What the plan calls the federation has no say: it changes nothing of what is learnt.
+        before = self._unmasked.get(plan.round)
         if before is not None and before != survivors.names:
             raise FederationError(
                 f"round {plan.round} was unmasked before, for other survivors: the difference would lay single updates "

@@ -5,14 +5,17 @@ What is seen first is believed. Whoever wants more compares fingerprints with th
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from neuralforge_common.atomic import storage_errors
 from neuralforge_common.errors import AdapterError, FederationError, StorageError
-from neuralforge_common.key_files import read_private_file, write_private_file
+from neuralforge_common.key_files import PRIVATE_FILE, read_private_file, write_private_file
 from neuralforge_common.secagg.keys import KEY_BYTES, fingerprint
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
@@ -41,7 +44,28 @@ class Pins:
             FederationError: one has changed, or is new and no new ones are taken. Nothing was kept then.
             StorageError: the file is damaged, cannot be used, or others may read it.
         """
-        known = self.read()
+        self.change(lambda known: self._with(known, shown))
+
+    def change(self, to: Callable[[Peers], Peers]) -> Peers:
+        """Read, change and write with nobody in between, and return what stands there then.
+
+        A client that keeps a new peer must not undo `peers --close`. Raises as `to`, `read` and `write` do.
+        """
+        with storage_errors(self.path):
+            # A file for that alone: a client that takes part holds its folder for as long as it runs.
+            descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            before = self.read()
+            after = to(before)
+            if after != before:
+                self.write(after)
+            return after
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _with(known: Peers, shown: Mapping[str, bytes]) -> Peers:
         for name, key in shown.items():
             pinned = known.keys.get(name)
             if pinned is not None and pinned != key:
@@ -55,8 +79,7 @@ class Pins:
                     f"{name} ({fingerprint(key)}) is none of the peers that this machine has agreed to",
                     hint="compare its fingerprint with its owner, then: nf-client peers --open",
                 )
-        if not shown.items() <= known.keys.items():
-            self.write(replace(known, keys={**known.keys, **shown}))
+        return replace(known, keys={**known.keys, **shown})
 
     def read(self) -> Peers:
         """What the file says; nobody where there is none.
@@ -79,10 +102,16 @@ class Pins:
         return Peers(keys={name: self._key(name, value) for name, value in peers.items()}, closed=closed)
 
     def write(self, peers: Peers) -> None:
-        """Put the file down whole; raises StorageError."""
+        """Put the file down whole; raises StorageError, also where it would grow too large to be read again."""
         keys = {name: peers.keys[name].hex() for name in sorted(peers.keys)}
         document = {"format": _FORMAT, "closed": peers.closed, "peers": keys}
-        write_private_file(self.path, json.dumps(document, indent=2).encode() + b"\n")
+        data = json.dumps(document, indent=2).encode() + b"\n"
+        if len(data) > _MAX_BYTES:
+            raise StorageError(
+                f"{self.path} cannot take {len(keys):,} peers: it may hold {_MAX_BYTES:,} bytes",
+                hint="if the coordinator shows so many that nobody knows: nf-client peers --close",
+            )
+        write_private_file(self.path, data)
 
     def _key(self, name: str, value: object) -> bytes:
         try:

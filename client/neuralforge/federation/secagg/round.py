@@ -135,16 +135,14 @@ class MaskedRound:
     def mask(self, vector: FloatArray) -> bytes:
         """The update (count,) as it may leave: fixed point, a mask for each neighbour that dealt, and one of its own.
 
+        One that is longer than the plan allows is made as long as it does.
+
         Raises:
-            FederationError: it is longer than the plan allows.
             TrainingError: it holds values that are not finite.
         """
         with self._taking(Step.COLLECTED, Step.MASKED):
-            if np.linalg.norm(vector.astype(np.float64)) > self._terms.max_norm:
-                # How long it is, is nothing that the coordinator is told.
-                raise FederationError(f"this client's update is longer than the agreed {self._terms.max_norm:.3g}")
             roster = self._seen
-            words = FixedPoint.of(self._terms).encode(vector)
+            words = FixedPoint.of(self._terms).encode(self._no_longer(vector))
             masks = [Mask(derived_key(self._own.seed, "own mask", roster.view, (self._name,)), True)]
             for other in sorted(roster.graph[self._name] & set(self._dealers)):
                 first, second = sorted((self._name, other))
@@ -153,6 +151,7 @@ class MaskedRound:
                 )
                 masks.append(Mask(key, first == self._name))
             apply_masks(words, masks)
+            self._secrets = None  # all that is still to be said are signatures and what others have dealt
             return pack(words)
 
     def confirm(self, survivors: Survivors) -> bytes:
@@ -208,6 +207,14 @@ class MaskedRound:
         if self._roster is None:
             raise FederationError("this client has not been told who takes part")
         return self._roster
+
+    def _no_longer(self, vector: FloatArray) -> FloatArray:
+        # Not refused: whoever may choose the bound anew with each attempt would learn the length from who refuses.
+        length, most = float(np.linalg.norm(vector.astype(np.float64))), self._terms.max_norm
+        if not most < length < np.inf:
+            return vector
+        # A millionth shorter, as float32 rounds.
+        return (vector * np.float32((1 - 1e-6) * most / length)).astype(np.float32)
 
     def _sealed(self, roster: Roster) -> dict[str, bytes]:
         needed, own = roster.needed_shares(self._name), self._own
