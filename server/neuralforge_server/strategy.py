@@ -136,8 +136,9 @@ class FederatedLoRA(Strategy):
         result = Result()
         for round_number in range(done + 1, self.terms.rounds + 1):
             result.train_metrics_clientapp[round_number] = self._round(grid, round_number)
-            # Under privacy nobody answers.
-            every = self.terms.evaluate_every if self.terms.privacy is None else 0
+            # Under privacy, and under masks, nobody answers.
+            answers = self.terms.privacy is None and self.terms.trust == "server"
+            every = self.terms.evaluate_every if answers else 0
             if every and (round_number % every == 0 or round_number == self.terms.rounds):
                 self._score(grid, round_number)
         self._finish(grid)

@@ -114,3 +114,13 @@ def test_who_trains_at_a_lower_rank_gives_no_keys(party: Party, tmp_path: Path) 
     assert "rank 2 and under masks, and this client trains at most at 1" in refused.error.reason
     who.max_rank = 2
     party.tally.add_keys("c000", answer_text(asked(app, question, f"query.{KEYS}").content))
+
+
+def test_a_round_with_personal_matrices_gets_no_keys(party: Party, tmp_path: Path) -> None:
+    """From a state of zeros only those learn who have matrices of their own already."""
+    data = dataset_from_examples([Example(context="a = ", completion="1")])
+    who = developer(nf_tiny(), data, tmp_path, member=party.members["c000"])
+    app = make_client_app(lambda context: who, on_fault=lambda fault: None)
+    question = masks_to_records(replace(party.plan, part="A", personal="B"), "{}")
+    refused = asked(app, question, f"query.{KEYS}")
+    assert "under masks and leaves the B with their clients" in refused.error.reason

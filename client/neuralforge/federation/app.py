@@ -124,6 +124,11 @@ def _member(participant: Participant, plan: RoundPlan) -> SecureMember:
             "the federation adds updates up under masks, and this client has no identity for that",
             hint="have this machine revoked and invited again, remove its folder, and join",
         )
+    if plan.personal != "none":
+        raise FederationError(
+            f"the round is under masks and leaves the {plan.personal} with their clients: a state of zeros would "
+            "silence those who have none yet, and the sum be that of the others"
+        )
     # Before any keys: `train_masked` would refuse it after the training.
     if participant.max_rank < plan.spec.rank:
         raise FederationError(

@@ -192,13 +192,15 @@ class Participant:
     def evaluate(self, plan: RoundPlan, state: FloatArray) -> Evaluation | None:
         """Scores of a state on this client's held-out code, with its own matrices where it has any.
 
-        None where nothing is held out, or privacy or the site's policy keep figures here.
+        None where nothing is held out, or privacy, masks or the site's policy keep figures here: of any state that the
+        coordinator likes to ask about, they would tell what this client's code is.
 
         Raises:
             FederationError: the plan is not allowed, or for another base or adapter.
         """
         self.check(plan)
-        if plan.privacy is not None or not (self.policy.allow.report_metrics and self.data.evaluation):
+        open_plan = plan.privacy is None and plan.trust == "server"
+        if not (open_plan and self.policy.allow.report_metrics and self.data.evaluation):
             return None
         trainer, layout, rank = self._open(plan)
         trainer.load_state(layout.unflatten(self._own(plan, layout, state, rank)))

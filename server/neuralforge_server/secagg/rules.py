@@ -13,6 +13,7 @@ _NOT_LINEAR = {
     "stacking": "passes every client's matrices on by themselves",
     "residual": "needs the product of every client's matrices",
     "svd": "needs the product of every client's matrices",
+    "personal": "has each client train from matrices of its own: a state of zeros silences those who have none yet",
 }
 
 
@@ -24,8 +25,8 @@ def masking_conflicts(config: FederationConfig) -> Iterator[Conflict]:
     if why := _NOT_LINEAR.get(aggregation.method):
         yield (
             (_TRUST, "aggregation.method"),
-            f"with peers only the sum of updates is seen, and {aggregation.method} {why}: wanted mean, frozen-a, "
-            "alternating or personal",
+            f"with peers only the sum of updates is seen, and {aggregation.method} {why}: wanted mean, frozen-a or "
+            "alternating",
         )
     if aggregation.robust != "none":
         yield (
