@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "forgetting.py"
-METHODS = ["naive", "ewc", "replay", "ewc+replay", "der++", "progressive", "joint"]
+METHODS = [
+    *("naive", "ewc", "replay", "ewc+replay", "der++", "ewc+der++"),
+    *("progressive", "progressive+der++", "by language", "joint"),
+]
 
 
 @pytest.mark.slow

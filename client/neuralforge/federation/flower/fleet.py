@@ -64,6 +64,8 @@ SKEW, MOST_SKEW = 3.0, 240.0
 CALL_TIMEOUT = 30.0
 GOODBYE_TIMEOUT = 3.0
 DAY = 86_400.0
+PARTS_WAIT = 60.0
+"""For a part of a message that the server was promised and does not have: whoever was to send it may have died."""
 MAX_MESSAGE_BYTES = MAX_STATE_BYTES + 2**20
 
 T = TypeVar("T")
@@ -270,7 +272,12 @@ class Fleet:
         try:
             ids = dict.fromkeys(node.object_id for node in iterate_object_tree(tree))
             contents = pull_objects(
-                list(ids), pull_bounded, max_tries_per_object=None, max_time=600, initial_backoff=0.1, backoff_cap=2
+                list(ids),
+                pull_bounded,
+                max_tries_per_object=None,
+                max_time=PARTS_WAIT,
+                initial_backoff=0.1,
+                backoff_cap=2,
             )
         except ObjectPullError as error:
             raise MessageLost("the server does not have a message any more") from error
