@@ -1,7 +1,9 @@
 """The session at Flower's Fleet API: what comes and goes, and what each failure says."""
 
+import contextlib
 import datetime
 import inspect
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +71,37 @@ def test_what_is_sent_comes_back_byte_for_byte(link: Any, run: Any, key: Key) ->
         reply = run.reply(asked)
         assert reply.content["flat"]["flat"].data == data
         assert reply.metadata.src_node_id == node
+
+
+def forget_parts(link: Any) -> None:
+    """What a sender leaves behind that dies between a message's header and its parts."""
+    with contextlib.closing(sqlite3.connect(link.state.path / "superlink.db", timeout=10)) as database, database:
+        changed = database.execute("UPDATE objects SET is_available = 0, content = x'' WHERE is_available = 1")
+        assert changed.rowcount > 0
+
+
+def test_a_message_whose_parts_never_come_is_let_go_and_the_next_one_is_not(link: Any, run: Any, key: Key) -> None:
+    node = link.register(key, "parts")
+    with connect(link.fleet, link.ca, key, linger=0, parts_wait=1) as fleet:
+        run.ask(node, text("half"))
+        forget_parts(link)
+        with pytest.raises(MessageLost, match="does not have a message any more"):
+            received(fleet)
+        run.ask(node, text("whole"))
+        assert received(fleet).content["words"]["text"] == "whole"
+
+
+def test_waiting_for_the_parts_of_a_message_can_be_stopped(link: Any, run: Any, key: Key) -> None:
+    node = link.register(key, "parts-stopped")
+    stop = threading.Event()
+    with connect(link.fleet, link.ca, key, linger=0, stop=stop.is_set) as fleet:
+        run.ask(node, text("half"))
+        forget_parts(link)
+        threading.Timer(1, stop.set).start()
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            received(fleet)
+        assert time.monotonic() - began < 20
 
 
 def test_messages_come_in_the_order_in_which_they_were_sent(link: Any, run: Any, key: Key) -> None:

@@ -93,6 +93,7 @@ class Fleet:
         patience: float = DAY,
         old_session_wait: float = OLD_SESSION_WAIT,
         linger: float = LINGER,
+        parts_wait: float = PARTS_WAIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.address = address
@@ -104,6 +105,7 @@ class Fleet:
         self._patience = patience
         self._old_session_wait = old_session_wait
         self._linger = linger
+        self._parts_wait = parts_wait
         self._signature = Signature(key, clock)
         self._client = fleet_client(address, ca, self._signature, timeout=CALL_TIMEOUT)
         self._node = Node()
@@ -263,6 +265,8 @@ class Fleet:
 
         def pull_bounded(object_id: str) -> bytes:
             nonlocal size
+            if self._stop():
+                raise Stopped
             content = pull(object_id)
             size += len(content)
             if size > MAX_MESSAGE_BYTES:
@@ -275,7 +279,7 @@ class Fleet:
                 list(ids),
                 pull_bounded,
                 max_tries_per_object=None,
-                max_time=PARTS_WAIT,
+                max_time=self._parts_wait,
                 initial_backoff=0.1,
                 backoff_cap=2,
             )
@@ -345,6 +349,7 @@ def connect(
     patience: float = DAY,
     old_session_wait: float = OLD_SESSION_WAIT,
     linger: float = LINGER,
+    parts_wait: float = PARTS_WAIT,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Fleet]:
     """This node's session at the fleet port `address` (host:port), for as long as the block runs.
@@ -368,6 +373,7 @@ def connect(
         patience=patience,
         old_session_wait=old_session_wait,
         linger=linger,
+        parts_wait=parts_wait,
         clock=clock,
     )
     try:
