@@ -208,6 +208,12 @@ def test_bodies_are_found_in_characters_not_bytes() -> None:
     assert example.completion == '    ergebnis = ä + "é𝔸"\n    return ergebnis'
 
 
+def test_a_language_with_a_grammar_gives_the_bodies_of_its_functions() -> None:
+    completions = [example.completion for example in cut(JAVA, "java")]
+    assert completions[-1] == '        String greeting = "Hello, " + name;\n        return greeting + "!";'
+    assert completions == [example.completion for example in cut(JAVA.replace("\n}\n", "\n"), "java")], "half a file"
+
+
 # --- Windows: every other language, and what Python cannot parse ------------------------------------------------------
 
 JAVA = """\
@@ -226,7 +232,7 @@ public class User {
 
 
 def test_windows_end_at_a_blank_line_or_where_a_block_ends() -> None:
-    completions = [example.completion for example in cut(JAVA, "java", max_completion=140)]
+    completions = [example.completion for example in cut(JAVA, "groovy", max_completion=140)]
     assert completions == [
         "public class User {\n    private String name;\n    private String address;",
         '    public String greeting() {\n        String greeting = "Hello, " + name;\n'
@@ -234,7 +240,7 @@ def test_windows_end_at_a_blank_line_or_where_a_block_ends() -> None:
     ]
     # With less room, it is the end of the block.
     text = "package team;\n" + "\n".join(f"void f{i}() {{\n    call({i});\n}}" for i in range(9))
-    completions = [example.completion for example in cut(text, "java", max_completion=100)]
+    completions = [example.completion for example in cut(text, "groovy", max_completion=100)]
     assert len(completions) > 2
     assert all(completion.startswith("void") and completion.endswith("\n}") for completion in completions)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from git_objects import FILES, Git, Repository, loose, read, running_git
 
+from neuralforge.data.history import open_history
 from neuralforge_common.errors import DataError
 
 # --- Programs planted in the configuration ----------------------------------------------------------------------------
@@ -170,6 +171,16 @@ def test_no_planted_program_runs(repository: Repository, git: Git, tmp_path: Pat
     assert paths == ([] if missing else ["a.py"])
     assert skipped["not changed since then"] == 2
 
+    written = history_of(folder, revision="signed")
+    assert not canary.exists()
+    assert len(written) == (3 if missing else 4), "a.py twice"
+
+
+def history_of(folder: Path, **options: object) -> list[str]:
+    """The paths of everything that was ever written, newest first."""
+    history = open_history(folder, **options)  # type: ignore[arg-type]
+    return [written.file.path for read in history.read() for written in read.written]
+
 
 def _signed(git: Git, folder: Path) -> None:
     """A branch `signed`: main's tree in a signed commit, upon one of 2017 with the tree that main began with."""
@@ -236,8 +247,9 @@ def test_a_pipe_in_the_place_of_a_file_ends_in_an_error_and_leaves_no_process(
     file.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(file)
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"git gave no answer for 0\.5 seconds and was stopped"):
-        read(folder, silence=0.5)
+    for reader in (read, history_of):
+        with pytest.raises(DataError, match=r"git gave no answer for 0\.5 seconds and was stopped"):
+            reader(folder, silence=0.5)
     assert time.monotonic() - started < 20
     assert not running_git()
 
@@ -250,7 +262,7 @@ def test_what_the_reader_has_no_use_for_may_be_a_pipe(repository: Repository, pl
     os.mkfifo(folder / ".git" / place)
     (folder / ".gitattributes").unlink(missing_ok=True)
     os.mkfifo(folder / ".gitattributes")
-    assert read(folder, silence=5)[0] == ["a.py", "src/b.py", "src/deep/c.js"]
+    assert read(folder, silence=5)[0] == history_of(folder, silence=5) == ["a.py", "src/b.py", "src/deep/c.js"]
 
 
 @pytest.mark.timeout(60)

@@ -10,6 +10,7 @@ from neuralforge.cli import (
     audit_privacy,
     benchmark,
     create_dataset,
+    extract_dataset,
     forget_report,
     join,
     keygen,
@@ -26,6 +27,7 @@ from neuralforge_common.command_line import Command, run_program
 
 COMMANDS: tuple[Command, ...] = (
     train,
+    extract_dataset,
     create_dataset,
     test_adapter,
     benchmark,

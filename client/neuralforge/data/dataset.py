@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from neuralforge.data.extract import extract_examples, unfit_reason
 from neuralforge.data.redact import PLACEHOLDER, redact, redact_pair
 from neuralforge.data.source import SourceFiles
 from neuralforge_common.errors import DataError
+
+Group = TypeVar("Group", bound=Hashable)
 
 ONE_GROUP = "all examples come from one file: nothing is held out, because neighbours in a file give each other away"
 
@@ -169,28 +172,33 @@ def _split(
     examples: Sequence[Example], group_of: Callable[[Example], Hashable], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Hold out whole groups, in an order drawn from the seed, until `fraction` of the examples is reached."""
-    groups: dict[Hashable, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(group_of(example), []).append(example)
-    if fraction == 0 or len(groups) < 2:
-        return list(examples), []
-    order = list(groups)
-    held_out: set[Hashable] = set()
-    wanted, count = fraction * len(examples), 0
-    for place in _generator(seed).permutation(len(order)):
-        size = len(groups[order[place]])
+    sizes = Counter(map(group_of, examples))
+    held_out = held_out_groups(sizes, fraction, seed)
+    return (
+        [example for example in examples if group_of(example) not in held_out],
+        [example for example in examples if group_of(example) in held_out],
+    )
+
+
+def held_out_groups(sizes: Mapping[Group, int], fraction: float, seed: int) -> frozenset[Group]:
+    """Which groups of examples to hold out, drawn from the seed until `fraction` of the examples is reached.
+
+    None where there is a single group. `sizes` decides by its order, too.
+    """
+    if fraction == 0 or len(sizes) < 2:
+        return frozenset()
+    order = list(sizes)
+    held_out: set[Group] = set()
+    wanted, count = fraction * sum(sizes.values()), 0
+    for place in generator(seed).permutation(len(order)):
+        size = sizes[order[place]]
         # A group that would more than double what is wanted is passed over, unless nothing else is held out yet.
         if count >= wanted or len(held_out) == len(order) - 1:
             break
         if count + size <= max(2 * wanted, 1):
             held_out.add(order[place])
             count += size
-    if not held_out:
-        held_out = {min(order, key=lambda group: len(groups[group]))}
-    return (
-        [example for example in examples if group_of(example) not in held_out],
-        [example for example in examples if group_of(example) in held_out],
-    )
+    return frozenset(held_out or {min(order, key=lambda group: sizes[group])})
 
 
 def _finished(
@@ -226,12 +234,19 @@ def _finished(
 
 def _sample(examples: Sequence[Example], most: int | None, seed: int) -> tuple[Example, ...]:
     """At most so many, drawn evenly and left in their order."""
-    if most is None or len(examples) <= most:
-        return tuple(examples)
-    return tuple(examples[i] for i in sorted(_generator(seed).permutation(len(examples))[:most].tolist()))
+    chosen = drawn(len(examples), most, seed)
+    return tuple(examples) if chosen is None else tuple(examples[i] for i in sorted(chosen))
 
 
-def _generator(seed: int) -> np.random.Generator:
+def drawn(count: int, most: int | None, seed: int) -> frozenset[int] | None:
+    """Which of `count` examples stay where at most so many may; None where all do."""
+    if most is None or count <= most:
+        return None
+    return frozenset(generator(seed).permutation(count)[:most].tolist())
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Numbers that are a function of the seed alone."""
     return np.random.Generator(np.random.Philox(key=seed))
 
 

@@ -1,17 +1,19 @@
 """A source file cut into examples: what stood before the cursor, and the lines that came next.
 
-Python gives the body of each function after its signature and docstring; what lies between the bodies (imports,
-classes, signatures, module code), and every line of any other language, gives windows of a few lines that end where
-a person would pause. No line is the completion of two examples. Context is the text right before the completion, so
-context + completion is always a piece of the file, to the character.
+A language with a grammar (`functions`) gives the body of each function after its signature, Python's after its
+docstring. What lies between the bodies (imports, classes, signatures, module code), and every line of any other
+language, gives windows of a few lines that end where a person would pause. No line is the completion of two examples.
+Context is the text right before the completion, so context + completion is always a piece of the file, to the
+character.
 """
 
 import ast
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neuralforge.data.example import Example
+from neuralforge.data.functions import function_bodies
 from neuralforge.data.source import SourceFile
 
 MAX_CONTEXT = 1200
@@ -19,6 +21,9 @@ MAX_CONTEXT = 1200
 
 MAX_COMPLETION = 600
 """Characters of a completion, cut at a line end."""
+
+MAX_SUFFIX = 400
+"""Characters shown of what stands behind a completion, cut at a line end."""
 
 # Characters that are not space. Less in a body is `pass` or `return self.x`, less in a window is a brace or a bare
 # signature, whose name nothing foretells.
@@ -50,17 +55,29 @@ def unfit_reason(text: str) -> str:
 
 
 def extract_examples(
-    file: SourceFile, *, max_context: int = MAX_CONTEXT, max_completion: int = MAX_COMPLETION
+    file: SourceFile,
+    *,
+    max_context: int = MAX_CONTEXT,
+    max_completion: int = MAX_COMPLETION,
+    written: Sequence[tuple[int, int]] | None = None,
+    suffixes: bool = False,
 ) -> Iterator[Example]:
-    """The examples of one file, in the order of its text; none for a generated or minified file."""
+    """The examples of one file, in the order of its text; none for a generated or minified file.
+
+    `written` are ranges of lines, in order: only what lies in them is learnt, in the context of the whole file. With
+    `suffixes` each example also says what stands behind it.
+    """
     if unfit_reason(file.text):
         return
     lines = file.text.split("\n")
     starts = [0]
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
-    bodies = _python_bodies(file.text, lines) if file.language == "python" else []
-    for first, end in _segments(lines, bodies, max_completion):
+    if file.language == "python":
+        bodies = _python_bodies(file.text, lines)
+    else:
+        bodies = function_bodies(file.text, file.language)
+    for first, end, kind in _segments(lines, bodies, max_completion, written):
         begin = starts[first]
         yield Example(
             context=_context(file.text, begin, max_context),
@@ -69,31 +86,37 @@ def extract_examples(
             repo=file.repo,
             path=file.path,
             commit=file.commit,
+            suffix=_behind(file.text, starts[end] - 1, MAX_SUFFIX) if suffixes else "",
+            kind=kind if written is not None else "",
         )
 
 
-def _segments(lines: list[str], bodies: list[tuple[int, int]], room: int) -> Iterator[tuple[int, int]]:
+def _segments(
+    lines: list[str], bodies: list[tuple[int, int]], room: int, written: Sequence[tuple[int, int]] | None
+) -> Iterator[tuple[int, int, str]]:
     """Ranges of lines to complete: the bodies, as far as there is room, and windows over what lies between them."""
     # The first line that says something is never a completion: there is nothing before it to go by.
-    at = next((number + 1 for number, line in enumerate(lines) if line.strip()), len(lines))
-    for first, last in bodies:
-        first = _skip_blank(lines, first, last)
-        if first < at or _substance(lines, first, last) < _LEAST_BODY:
-            continue  # nothing to predict: leave these lines to the window around them
-        end = _end_of_window(lines, first, last, room, pause=False)
-        if end == first:
-            continue
-        yield from _windows(lines, at, first, room)
-        yield first, end
-        at = end
-    yield from _windows(lines, at, len(lines), room)
+    begin = next((number + 1 for number, line in enumerate(lines) if line.strip()), len(lines))
+    for from_line, to_line in ((0, len(lines)),) if written is None else written:
+        at = max(begin, from_line)
+        for first, last in bodies:
+            first = _skip_blank(lines, first, last)
+            if first < at or last > to_line or _substance(lines, first, last) < _LEAST_BODY:
+                continue  # nothing to predict: leave these lines to the window around them
+            end = _end_of_window(lines, first, last, room, pause=False)
+            if end == first:
+                continue
+            yield from _windows(lines, at, first, room)
+            yield first, end, "function"
+            at = end
+        yield from _windows(lines, at, to_line, room)
 
 
-def _windows(lines: list[str], first: int, last: int, room: int) -> Iterator[tuple[int, int]]:
+def _windows(lines: list[str], first: int, last: int, room: int) -> Iterator[tuple[int, int, str]]:
     while (first := _skip_blank(lines, first, last)) < last:
         end = _end_of_window(lines, first, last, room, pause=True)
         if end > first and _substance(lines, first, end) >= _LEAST_WINDOW:
-            yield first, end
+            yield first, end, "commit"
         first = max(end, first + 1)  # a line that is longer than the room is nobody's completion
 
 
@@ -129,6 +152,13 @@ def _context(text: str, end: int, room: int) -> str:
         return text[:end]
     line = text.find("\n", begin - 1) + 1  # (begin itself where a line starts there)
     return text[line:end] if 0 < line < end else text[begin:end]
+
+
+def _behind(text: str, begin: int, room: int) -> str:
+    if len(text) - begin <= room:
+        return text[begin:]
+    line = text.rfind("\n", begin, begin + room)
+    return text[begin : line + 1] if line > begin else text[begin : begin + room]
 
 
 def _python_bodies(text: str, lines: list[str]) -> list[tuple[int, int]]:

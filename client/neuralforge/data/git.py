@@ -56,20 +56,29 @@ def read_git_tree(
             that git does not know.
     """
     selection = select(patterns, languages)
+    check_repository(repository)
+    git = open_git(repository, silence=silence)
+    name = repository_name(git)
+    tally = Tally()
+    commit = commit_named(git, revision)
+    changed = None if since is None else _changed(git, commit, since)
+    return SourceFiles(_files(git, name, commit, selection, changed, tally), tally)
+
+
+def check_repository(repository: Path) -> None:
+    """Raises DataError where there is no folder that could be a repository."""
     try:
         what = "" if repository.is_dir() else "this is a file" if repository.exists() else "no such folder"
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
     if what:
         raise DataError(f"{printable(str(repository))}: {what}", hint="wanted the folder of a git repository")
-    git = open_git(repository, silence=silence)
-    # The folder that all work trees of a repository share: each of them has the same name here.
+
+
+def repository_name(git: Git) -> str:
+    """The name of the folder that all work trees of a repository share: each of them has the same name."""
     common = Path(git.ask("rev-parse", "--path-format=absolute", "--git-common-dir"))
-    name = common.parent.name if common.name == ".git" else common.name.removesuffix(".git")
-    tally = Tally()
-    commit = _commit(git, revision)
-    changed = None if since is None else _changed(git, commit, since)
-    return SourceFiles(_files(git, printable(name), commit, selection, changed, tally), tally)
+    return printable(common.parent.name if common.name == ".git" else common.name.removesuffix(".git"))
 
 
 class NothingChanged(DataError):
@@ -83,7 +92,8 @@ class _Blob:
     path: str
 
 
-def _commit(git: Git, revision: str) -> str:
+def commit_named(git: Git, revision: str) -> str:
+    """The full name of a commit; raises DataError where there is none of that name."""
     hint = "wanted HEAD, a branch, a tag or a commit"
     if not revision or revision.startswith("-"):
         raise DataError(f"{revision!r} is not a revision", hint=hint)
@@ -97,13 +107,19 @@ def _commit(git: Git, revision: str) -> str:
     raise DataError(f"{git.name}: no commit named {revision!r}", hint=hint)
 
 
-def _changed(git: Git, commit: str, since: str) -> frozenset[bytes] | None:
-    """The names of all files that differ from the newest commit before that moment; None where there is none."""
+def moment_of(git: Git, since: str) -> int:
+    """Seconds since 1970 for a date as git takes it; raises DataError where it names no moment of the past."""
     answer = git.ask("rev-parse", f"--since={since}").removeprefix("--max-age=")
     moment = int(answer) if answer.isdecimal() else 0
     # Git takes any word for a date; one that it does not know is this very moment.
     if not 0 < moment < time.time() - 1:
         raise DataError(f"{since!r} names no moment of the past", hint="a date as git takes it: 2026-03-01, 1 week ago")
+    return moment
+
+
+def _changed(git: Git, commit: str, since: str) -> frozenset[bytes] | None:
+    """The names of all files that differ from the newest commit before that moment; None where there is none."""
+    moment = moment_of(git, since)
     base = git.ask("rev-list", "-n", "1", "--first-parent", f"--min-age={moment}", commit)
     if not base:
         if git.ask("rev-parse", "--is-shallow-repository") == "true":
@@ -192,8 +208,13 @@ def _read(reader: GitProcess, blob: _Blob, git: Git) -> bytes:
         raise DataError(f"{git.name}: asked git for the file {printable(blob.path)}, got {got}", hint=DAMAGED)
     content = reader.exactly(blob.size + 1)[:-1]
     # Git checks folders and commits against their names, but not files. Now the commit vouches for every text.
-    digest = hashlib.sha1(usedforsecurity=False) if len(blob.name) == 40 else hashlib.sha256()
-    digest.update(b"blob %d\0" % blob.size + content)
-    if digest.hexdigest().encode() != blob.name:
+    if not is_object(content, b"blob", blob.name):
         raise DataError(f"{git.name}: the file {printable(blob.path)} is not what was committed", hint=DAMAGED)
     return content
+
+
+def is_object(content: bytes, kind: bytes, name: bytes) -> bool:
+    """Whether an object's content is what its name says."""
+    digest = hashlib.sha1(usedforsecurity=False) if len(name) == 40 else hashlib.sha256()
+    digest.update(b"%b %d\0" % (kind, len(content)) + content)
+    return digest.hexdigest().encode() == name

@@ -4,8 +4,8 @@ A repository brings its own configuration, and configuration names programs: fil
 merge drivers, hooks, pagers, transports. What keeps them from running:
 
 - Callers use only plumbing that reads no content but by its name, and writes nothing: `rev-parse`, `rev-list`,
-  `ls-tree`, `diff-tree --name-only` between two trees, `cat-file --batch`. These look at neither work tree, index nor
-  attributes, so no monitor, filter or driver has an occasion. (`status`, `diff`, `log` and even `ls-files` do.)
+  `ls-tree`, `diff-tree --raw` or `--name-only` between trees, `cat-file --batch`. These look at neither work tree,
+  index nor attributes, so no monitor, filter or driver has an occasion. (`status`, `diff`, `log`, even `ls-files` do.)
 - A partial clone fetches missing objects behind the reader's back, through programs that its configuration names.
   `GIT_NO_LAZY_FETCH` forbids it where git knows the word (2.39.4, 2.45 and later); `GIT_ALLOW_PROTOCOL`, which
   outranks every configuration, forbids each transport in all versions.
@@ -20,6 +20,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_INDEX_FILE": str(Path(__file__).with_name("no-index")),  # diff-tree would read the repository's
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_ALLOC_LIMIT": "512m",  # a small file can be packed as a difference from a giant one
@@ -114,6 +116,16 @@ class GitProcess:
         except BrokenPipeError:
             self.succeeded()
             raise DataError(f"{self._git.name}: git ended before it was asked", hint=DAMAGED) from None
+
+    def feed(self, requests: bytes) -> None:
+        """Send any number of requests beside the reading of answers, then close: there are no others."""
+
+        def send() -> None:
+            with suppress(OSError, ValueError):  # it has ended, or nobody reads on: whoever reads is told why
+                self._stdin.write(requests)
+                self._stdin.close()
+
+        threading.Thread(target=send, daemon=True).start()
 
     def until(self, end: bytes) -> bytes:
         """The output up to a one-byte mark, without it; b"" where the output has ended."""

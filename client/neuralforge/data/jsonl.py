@@ -1,7 +1,8 @@
 """Examples as JSON Lines: one object per line, `{"context": …, "completion": …, "language": …}`.
 
-`repo`, `path` and `commit` may stand beside them; any other key is ignored, so that files from other tools can be
-read. A file is believed whole or not at all: the first fault raises, named by its line.
+The other fields of an `Example` (`repo`, `path`, `commit`, `suffix`, …) may stand beside them; other keys are ignored,
+so that files of other tools can be read. A file is believed whole or not at all: the first fault raises, named by its
+line.
 """
 
 import difflib
@@ -19,7 +20,7 @@ MAX_LINE_BYTES = 1 << 20
 
 _FORMAT_HINT = 'one JSON object per line: {"context": "def area(r):\\n", "completion": "    return 3 * r * r"}'
 _REQUIRED = ("context", "completion")
-_OPTIONAL = ("language", "repo", "path", "commit")
+_OPTIONAL = ("language", "repo", "path", "commit", "suffix", "time", "license", "author", "kind")
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -53,7 +54,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     count = 0
     with open_atomically(path) as stream:
         for count, example in enumerate(examples, start=1):
-            stream.write(_to_line(example, f"{path}:{count}"))
+            stream.write(encode_example(example, f"{path}:{count}"))
     return count
 
 
@@ -70,13 +71,14 @@ def _examples(stream: BinaryIO, path: Path) -> Iterator[Example]:
         if not line.strip():
             continue
         found += 1
-        yield _from_line(line, where, complete=line.endswith(b"\n"))
+        yield decode_example(line, where, complete=line.endswith(b"\n"))
     if not found:
         got = "an empty file" if number == 0 else "blank lines only"
         raise DataError(f"{path}: no examples: got {got}, wanted at least one line", hint=_FORMAT_HINT)
 
 
-def _from_line(line: bytes, where: str, *, complete: bool) -> Example:
+def decode_example(line: bytes, where: str, *, complete: bool) -> Example:
+    """One line as an example; `where` names it in the DataError that is raised for any other."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -103,7 +105,8 @@ def _from_line(line: bytes, where: str, *, complete: bool) -> Example:
     return _checked(Example(**fields), where)
 
 
-def _to_line(example: Example, where: str) -> bytes:
+def encode_example(example: Example, where: str) -> bytes:
+    """An example as one line; raises DataError for one that could not be read back."""
     _checked(example, where)
     optional = {key: value for key in _OPTIONAL if (value := getattr(example, key))}
     row = {"context": example.context, "completion": example.completion, **optional}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuralforge.data.example import Example
+from neuralforge.data.fim import fim_marks, fim_prompt
 from neuralforge_common.errors import DataError
 
 
@@ -48,20 +49,30 @@ def tokenize(
     """Tokenize context and completion apart, as an editor that asks for a completion will.
 
     A completion may always fill half of `max_length` tokens, and more where the context leaves room; it is cut at
-    its end, the context at its beginning. Raises DataError where nothing is left to learn from.
+    its end, the context at its beginning. What stands after the cursor is shown to a causal base that has marks for it
+    (`fim_marks`), and to no other. Raises DataError where nothing is left to learn from.
     """
     examples = list(examples)
     contexts = encode(tokenizer, [e.context for e in examples], special=True)
     completions = encode(tokenizer, [e.completion for e in examples], special=False)
+    marks = fim_marks(tokenizer) if not is_encoder_decoder and any(e.suffix for e in examples) else None
+    suffixes = encode(tokenizer, [e.suffix for e in examples], special=False) if marks else [[]] * len(examples)
     tokenized = []
-    for index, (example, context, completion) in enumerate(zip(examples, contexts, completions, strict=True)):
+    rows = zip(examples, contexts, completions, suffixes, strict=True)
+    for index, (example, context, completion, suffix) in enumerate(rows):
         if is_encoder_decoder:
             body, ended = _ended(completion, max_length, end_token_id)
             tokens, start, encoder = body, 0, _tail(context, max_length)
         else:
-            room = max(max_length - len(context), max_length // 2)
+            room = max(max_length - len(context) - len(suffix), max_length // 2)
             body, ended = _ended(completion, room, end_token_id)
-            head = _tail(context, max_length - len(body), first=tokenizer.bos_token_id)
+            first, left = tokenizer.bos_token_id, max_length - len(body)
+            shown = marks is not None and example.suffix
+            head = (
+                fim_prompt(context, suffix, marks, room=left, first=first)
+                if shown and marks
+                else _tail(context, left, first=first)
+            )
             # A causal model without a beginning mark predicts nothing at position 0.
             tokens, start, encoder = head + body, max(len(head), 1), []
         if len(tokens) > start:
