@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from neuralforge.cli import (
     adapters,
+    analyze_dataset,
     audit_privacy,
     benchmark,
     create_dataset,
@@ -19,6 +20,7 @@ from neuralforge.cli import (
     replay,
     rotate_key,
     sign_adapter,
+    split_dataset,
     test_adapter,
     train,
     trust,
@@ -29,6 +31,8 @@ COMMANDS: tuple[Command, ...] = (
     train,
     extract_dataset,
     create_dataset,
+    split_dataset,
+    analyze_dataset,
     test_adapter,
     benchmark,
     adapters,

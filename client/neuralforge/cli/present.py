@@ -21,18 +21,19 @@ def dataset_table(report: DatasetReport) -> Group:
     if report.files_found is not None:
         table.add_row("files found", f"{report.files_found:,}", "")
         skipped = sum(report.files_skipped.values())
-        table.add_row("files left out", f"{skipped:,}", _listed(report.files_skipped))
+        table.add_row("files left out", f"{skipped:,}", listed(report.files_skipped))
         table.add_row("files used", f"{report.files_used:,}", "")
     table.add_row("examples found", f"{report.examples_found:,}", "")
-    table.add_row("examples left out", f"{sum(report.dropped.values()):,}", _listed(report.dropped))
+    table.add_row("examples left out", f"{sum(report.dropped.values()):,}", listed(report.dropped))
     if report.redacted:
-        table.add_row("secrets redacted", f"{sum(report.redacted.values()):,}", _listed(report.redacted))
-    table.add_row("to learn from", f"{report.train:,}", _listed(report.languages))
+        table.add_row("secrets redacted", f"{sum(report.redacted.values()):,}", listed(report.redacted))
+    table.add_row("to learn from", f"{report.train:,}", listed(report.languages))
     table.add_row("held out", f"{report.evaluation:,}", "")
     return Group(table, *(Text(notice) for notice in report.notices))
 
 
-def _listed(counts: Counter[str]) -> Text:
+def listed(counts: Counter[str]) -> Text:
+    """The most frequent names with their counts, and how many others there are."""
     common = counts.most_common(MOST_ROWS)
     rest = sum(counts.values()) - sum(count for _, count in common)
     parts = [f"{name} {count:,}" for name, count in common if count]

@@ -8,6 +8,7 @@ Lee et al. 2022, "Deduplicating training data makes language models better".
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -27,6 +28,15 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 _CONTEXT = 120
 
 
+@dataclass(frozen=True, slots=True)
+class _Print:
+    """What of a text is compared: all of it, its set of shingles, and that set's sketch."""
+
+    name: bytes
+    hashes: NDArray[np.uint64]
+    sketch: RMinHash
+
+
 class Deduplicator:
     """Tells of each text in turn whether it repeats an earlier one that was kept."""
 
@@ -38,19 +48,32 @@ class Deduplicator:
 
     def add(self, text: str) -> str:
         """Say "exact" or "near" of a text that repeats a kept one, "" of any other, which is kept from now on."""
+        seen = self._print(text)
+        if repeats := self._repeats(seen):
+            self._exact.add(seen.name)
+            return repeats
+        self._exact.add(seen.name)
+        self._index.insert(len(self._kept), seen.sketch)
+        self._kept.append(seen.hashes)
+        return ""
+
+    def find(self, text: str) -> str:
+        """Say the same as `add`, and keep nothing."""
+        return self._repeats(self._print(text))
+
+    def _repeats(self, seen: _Print) -> str:
+        if seen.name in self._exact:
+            return "exact"
+        near = self._index.query(seen.sketch)
+        return "near" if any(_jaccard(seen.hashes, self._kept[key]) >= THRESHOLD for key in near) else ""
+
+    def _print(self, text: str) -> _Print:
         shingles = self._shingles(text)
         name = blake2b("\0".join(shingles).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if name in self._exact:
-            return "exact"
-        self._exact.add(name)
         hashes = np.unique(np.array(RMinHash.hash_token_sets([shingles])[0], dtype=np.uint64))
         sketch = RMinHash(_VALUES, _SEED)
         sketch.update(shingles)  # (rensa's batch constructors wake a thread pool: ten times the time for one text)
-        if any(_jaccard(hashes, self._kept[key]) >= THRESHOLD for key in self._index.query(sketch)):
-            return "near"
-        self._index.insert(len(self._kept), sketch)
-        self._kept.append(hashes)
-        return ""
+        return _Print(name, hashes, sketch)
 
 
 def token_shingles(text: str) -> list[str]:
