@@ -97,17 +97,22 @@ def test_leakage_and_secrets_forbid_training_and_say_the_way_out() -> None:
     assert few.verdict == "usable, with warnings"
 
 
-def test_lengths_are_counted_whole() -> None:
-    lengths = measure_lengths([*range(1, 101), 5000], 64)
-    assert lengths.quantiles[50] == 51
-    assert lengths.cut == pytest.approx(37 / 101)
-    assert sum(count for _, count in lengths.histogram) == 101
+def test_lengths_are_counted_whole_and_what_is_cut_as_training_cuts_it() -> None:
+    lengths = measure_lengths([*((0, size) for size in range(1, 101)), (4000, 33), (4000, 32)], 64)
+    assert lengths.quantiles[50] == 52
+    assert lengths.context_cut == pytest.approx(38 / 102)
+    assert lengths.completion_cut == pytest.approx(37 / 102), "half of the room is the completion's"
+    assert sum(count for _, count in lengths.histogram) == 102
+    analysis = replace(analyze(made(200)), lengths=lengths)
+    told = judge(analysis, train="t.jsonl", against="e.jsonl")
+    assert told.next.endswith("--max-length 128")
+    assert any("36% of the completions do not fit into 64 tokens" in finding.text for finding in told.findings)
 
 
 def test_nothing_of_a_hostile_dataset_becomes_markup() -> None:
     hostile = "<script>alert(1)</script>\x1b[2J"
     examples = [replace(e, language=hostile, repo=hostile, license=hostile) for e in made(5)]
-    analysis = replace(analyze(examples), lengths=measure_lengths([1, 2, 3], 8))
+    analysis = replace(analyze(examples), lengths=measure_lengths([(1, 2), (3, 4)], 8))
     page = analysis_page(analysis, judge(analysis, train=hostile, against=None), name=hostile)
     assert "<script" not in page
     assert "\x1b" not in page

@@ -81,8 +81,8 @@ def _probe(train: Sequence[Example], args: argparse.Namespace) -> tuple[Any, flo
     from neuralforge.training import LoRATrainer
 
     base = load_base_model(args.base)
-    whole = [
-        len(context) + len(completion) + 1
+    sizes = [
+        (len(context), len(completion) + 1)
         for context, completion in zip(
             encode(base.tokenizer, [example.context for example in train], special=True),
             encode(base.tokenizer, [example.completion for example in train], special=False),
@@ -95,7 +95,7 @@ def _probe(train: Sequence[Example], args: argparse.Namespace) -> tuple[Any, flo
     trainer.train(chosen, epochs=1, max_steps=1)
     began = time.perf_counter()
     taken = trainer.train(chosen, epochs=PROBE_STEPS, max_steps=PROBE_STEPS).steps
-    return measure_lengths(whole, args.max_length), (time.perf_counter() - began) / max(1, taken)
+    return measure_lengths(sizes, args.max_length), (time.perf_counter() - began) / max(1, taken)
 
 
 def _cost(steps: int, minutes: float | None, args: argparse.Namespace) -> str:
@@ -143,7 +143,9 @@ def _show(analysis: Analysis, judgement: Judgement, cost: str) -> None:
     if analysis.lengths is not None:
         lengths = analysis.lengths
         told = ", ".join(f"{q} % ≤ {value}" for q, value in lengths.quantiles.items())
-        table.add_row("tokens", f"{lengths.quantiles[50]:,}", f"median; {told}; {lengths.cut:.0%} over max_length")
+        table.add_row("tokens", f"{lengths.quantiles[50]:,}", f"median; {told}")
+        cut = f"of contexts {lengths.context_cut:.0%}, of completions {lengths.completion_cut:.0%}"
+        table.add_row("cut", f"{lengths.completion_cut:.0%}", f"at {lengths.max_length} tokens: {cut}")
     console = plain_console()
     console.print(table)
     console.print(cost)

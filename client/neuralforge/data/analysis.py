@@ -19,11 +19,15 @@ FEW = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Tokens of examples under one tokenizer: quantiles of whole ones, and the share that `max_length` cuts."""
+    """Tokens of examples under one tokenizer: quantiles of whole ones, and the shares that `max_length` cuts.
+
+    A context that is cut at its beginning shows the base less; a completion that is cut is learnt in part.
+    """
 
     max_length: int
     quantiles: dict[int, int]
-    cut: float
+    context_cut: float
+    completion_cut: float
     histogram: tuple[tuple[int, int], ...]
 
 
@@ -83,16 +87,19 @@ def analyze(train: Sequence[Example], against: Sequence[Example] | None = None) 
     )
 
 
-def measure_lengths(tokens: Sequence[int], max_length: int, *, bins: int = 24) -> Lengths:
-    """Quantiles and a histogram of whole lengths in tokens; the last bin holds all that are longer."""
-    ordered = sorted(tokens)
+def measure_lengths(sizes: Sequence[tuple[int, int]], max_length: int, *, bins: int = 24) -> Lengths:
+    """Of tokens of context and completion, end mark included; the histogram's last bin holds all that are longer."""
+    ordered = sorted(context + completion for context, completion in sizes)
     top = max(1, min(ordered[-1], 4 * max_length))
     width = max(1, -(-top // bins))
     counts = Counter(min(length // width, bins - 1) for length in ordered)
+    # As `tokens.tokenize` cuts: half of the room always belongs to the completion.
+    cut = [completion > max(max_length - context, max_length // 2) for context, completion in sizes]
     return Lengths(
         max_length=max_length,
         quantiles={q: ordered[min(len(ordered) - 1, q * len(ordered) // 100)] for q in (5, 50, 95, 99)},
-        cut=sum(length > max_length for length in ordered) / len(ordered),
+        context_cut=sum(length > max_length for length in ordered) / len(ordered),
+        completion_cut=sum(cut) / len(cut),
         histogram=tuple((number * width, counts[number]) for number in range(bins)),
     )
 
@@ -105,8 +112,8 @@ def judge(analysis: Analysis, *, train: str, against: str | None) -> Judgement:
         way_out = next((finding.way_out for finding in severe if finding.way_out), "")
         return Judgement(verdict="do not train on it yet", findings=tuple(findings), next=way_out)
     held_out = f" --eval-dataset {against}" if against else ""
-    cut = analysis.lengths is not None and analysis.lengths.cut > 0.3
-    longer = f" --max-length {_power(analysis.lengths.quantiles[95])}" if cut and analysis.lengths else ""
+    lengths = analysis.lengths
+    longer = f" --max-length {2 * lengths.max_length}" if lengths is not None and _much_is_cut(lengths) else ""
     return Judgement(
         verdict="usable, with warnings" if findings else "ready",
         findings=tuple(findings),
@@ -155,10 +162,9 @@ def _mild(analysis: Analysis, train: str, against: str | None) -> list[Finding]:
             findings.append(
                 Finding(text=f"{most / analysis.examples:.0%} are {language}: the other languages hardly count")
             )
-    if analysis.lengths is not None and analysis.lengths.cut > 0.3:
-        findings.append(
-            Finding(text=f"{analysis.lengths.cut:.0%} are longer than {analysis.lengths.max_length} tokens and are cut")
-        )
+    if analysis.lengths is not None and _much_is_cut(analysis.lengths):
+        share, limit = analysis.lengths.completion_cut, analysis.lengths.max_length
+        findings.append(Finding(text=f"{share:.0%} of the completions do not fit into {limit} tokens and are cut"))
     if against is None:
         findings.append(
             Finding(
@@ -169,5 +175,5 @@ def _mild(analysis: Analysis, train: str, against: str | None) -> list[Finding]:
     return findings
 
 
-def _power(length: int) -> int:
-    return next((size for size in (128, 256, 512, 1024) if size >= length), 2048)
+def _much_is_cut(lengths: Lengths) -> bool:
+    return lengths.completion_cut > 0.1
