@@ -164,6 +164,7 @@ def test_every_key_can_be_set_in_the_environment(key: str, tmp_path: Path) -> No
         "training.int8": "full",
         "training.engine": "fast",
         "training.attention": "sdpa",
+        "training.loss": "label_smoothing",
         "output.resume": "auto",
         "optimization.anchor": "global",
         "optimization.replay_balance": "language",

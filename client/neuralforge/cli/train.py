@@ -15,6 +15,7 @@ EXAMPLES = """\
   neuralforge train --from-git ./my-project --resume auto
   neuralforge train --from-git . --since "1 week ago" --continue-from ./my-adapter.lora
   neuralforge train --from-git . --private --target-epsilon 8 --delta 1e-5
+  neuralforge train --from-git . --tasks completion=0.5,bug_detection=0.3,documentation=0.2
   neuralforge train --server nf://build-box:8470 --config configs/client.yaml"""
 
 OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
@@ -57,6 +58,8 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--learning-rate", "training.learning_rate", "RATE", "default: by the base's size"),
         ("--scheduler", "training.scheduler", "NAME", "linear, cosine or constant"),
         ("--warmup-steps", "training.warmup_steps", "N", "steps until the full rate (10)"),
+        ("--loss", "training.loss", "NAME", "cross_entropy, label_smoothing, syntax_penalised, style_consistent"),
+        ("--tasks", "tasks", "TASK=SHARE", "by comma: shares of completion, bug_detection, documentation"),
         ("--seed", "training.seed", "N", "the same seed gives the same adapter (0)"),
     ),
     "speed": (
@@ -140,8 +143,12 @@ def run(args: argparse.Namespace) -> int:
     """Resolve the configuration, then train, ask or only tell."""
     from neuralforge.cli.train_session import Debugging, dry_run, interactive, train
 
+    from neuralforge.cli.task_shares import shares_given
+
     keys = [key for options in OPTIONS.values() for _, key, _, _ in options]
     overrides = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
+    if "tasks" in overrides:
+        overrides |= shares_given(overrides.pop("tasks"))
     if args.interactive:
         overrides = interactive(args.config, overrides)
     debugging = Debugging(

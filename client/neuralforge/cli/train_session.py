@@ -264,6 +264,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
         import torch
 
         from neuralforge.models.load import load_base_model
+        from neuralforge.training.losses.named import named_loss
         from neuralforge.training.trainer import DEFAULT_CACHE_BYTES, LoRATrainer
     logging.basicConfig(level=debugging.log_level)
     training = config.training
@@ -302,6 +303,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
         attention=training.attention,
         context_gradients=training.context_gradients,
         cache_bytes=DEFAULT_CACHE_BYTES if training.cache_prefix else 0,
+        loss=named_loss(training.loss, label_smoothing=training.label_smoothing, weight=training.loss_weight),
     )
 
 
@@ -316,6 +318,7 @@ def _learn(
     debugging: Debugging,
 ) -> tuple[TrainResult, Learnt | None]:
     from neuralforge.cli.progress import TrainingProgress
+    from neuralforge.cli.task_shares import learn_tasks
     from neuralforge.training.events import Observer
     from neuralforge.training.records import MetricsFile, TensorBoard
 
@@ -347,6 +350,8 @@ def _learn(
         if learner is None:
             if private is not None:
                 how["gradient"] = private.gradient
+            if config.tasks.shares:
+                return learn_tasks(trainer, config.tasks.shares, dataset, console, **how), None
             return trainer.train(dataset.train, dataset.evaluation or None, **how), None
         learnt = learner.learn_from_session(dataset, private=private, **how)
         return learnt.result, learnt

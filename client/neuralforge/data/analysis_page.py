@@ -53,7 +53,7 @@ def analysis_page(analysis: Analysis, judgement: Judgement, *, name: str, cost: 
         told = ", ".join(f"{q} % up to {value}" for q, value in lengths.quantiles.items())
         parts += [
             f"<h2>Length in tokens</h2><p>{told}. At {lengths.max_length} tokens "
-            f"{lengths.context_cut:.1%} of the contexts and {lengths.completion_cut:.1%} of the completions are cut.</p>",
+            f"{lengths.context_cut:.1%} of the contexts and {lengths.completion_cut:.1%} of completions are cut.</p>",
             _histogram(lengths.histogram, lengths.max_length),
         ]
     for title, counts in (

@@ -12,6 +12,7 @@ from neuralforge.data.batch import Batch
 from neuralforge.data.soft import TopLogits
 from neuralforge.data.tokens import TokenizedExample
 from neuralforge.training.loss import TokenScores
+from neuralforge.training.losses.context import ExampleLoss
 
 EngineName = Literal["auto", "fast", "general", "opacus"]
 Int8 = Literal["off", "backward", "full"]
@@ -48,16 +49,18 @@ class Engine(Protocol):
     """Losses and gradients of batches, for one model with LoRA attached.
 
     `apart`: examples that go through together do not change each other's values, rounding included (to 1e-5).
+    `loss` takes the place of cross-entropy where it is not None; set it before training.
     """
 
     name: str
     precision: str
     apart: bool
+    loss: ExampleLoss | None
 
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """Add the gradient of `scale` · summed loss to the flat gradient; return the summed loss in nats.
 
-        The loss is cross-entropy, and what `batch.soft` says for the examples that it names.
+        The loss is cross-entropy or `loss`, and what `batch.soft` says for the examples that it names.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from neuralforge.training.losses.context import ExampleRows
 from neuralforge.training.soft import SoftRows
 
 CHUNK_BYTES = 32 * 1024 * 1024
@@ -48,15 +49,21 @@ def loss_and_gradient(
     *,
     scale: float | torch.Tensor = 1.0,
     soft: SoftRows | None = None,
+    other: ExampleRows | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each target's loss (N,), and the gradient of `scale` times their sum with respect to `hidden`, (N, d).
 
     `scale` may be one number a target, (N, 1). With `soft` a target's cross-entropy is weighed and the distance to its
-    stored logits added.
+    stored logits added. The examples of `other` have its loss: each of their targets an even share.
     """
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     gradient = torch.empty_like(hidden)
-    for rows in _chunks(len(targets), weight.shape[0]):
+    for rows, example in other.parts if other is not None else ():
+        logits = _logits(hidden[rows], weight, bias)
+        value, d_logits = other.loss.gradient(logits, targets[rows], example, seed=other.seed)  # type: ignore[union-attr]
+        losses[rows] = value
+        torch.mm((d_logits * example.targets).to(hidden.dtype), weight, out=gradient[rows])
+    for rows in _chunks(len(targets), weight.shape[0], without=other):
         wanted = targets[rows, None]
         logits = _logits(hidden[rows], weight, bias)
         stored = None if soft is None else soft.at(rows)
@@ -98,9 +105,10 @@ class HeadLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         soft: SoftRows | None = None,
+        other: ExampleRows | None = None,
     ) -> torch.Tensor:
         """The losses (N,); the gradient is already made and waits in `ctx`."""
-        losses, gradient = loss_and_gradient(hidden, weight, bias, targets, soft=soft)
+        losses, gradient = loss_and_gradient(hidden, weight, bias, targets, soft=soft, other=other)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -108,13 +116,18 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Pass the waiting gradient on; upstream (N,) is what each target's loss is multiplied with."""
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None, None
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return hidden @ weight.t() if bias is None else torch.addmm(bias, hidden, weight.t())
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
+def _chunks(rows: int, vocabulary: int, *, without: ExampleRows | None = None) -> list[slice]:
     size = max(16, CHUNK_BYTES // (4 * vocabulary))
-    return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+    left, begin = [], 0
+    for part, _ in without.parts if without is not None else ():
+        left.append((begin, part.start))
+        begin = part.stop
+    left.append((begin, rows))
+    return [slice(at, min(at + size, end)) for first, end in left for at in range(first, end, size)]

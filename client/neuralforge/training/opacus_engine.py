@@ -22,6 +22,7 @@ from neuralforge.training.engine import EngineOptions, ExampleScore
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.general.each import check_input, gradients_apart
 from neuralforge.training.general.engine import EACH_SCALE, GeneralEngine
+from neuralforge.training.losses.context import ExampleLoss
 from neuralforge_common.errors import TrainingError
 
 
@@ -44,6 +45,15 @@ class OpacusEngine:
         self._flat = flat
         named = dict(model.named_parameters())
         self._parameters = [(name, named[name]) for name in flat.places]
+
+    @property
+    def loss(self) -> ExampleLoss | None:
+        """As the general engine."""
+        return self._general.loss
+
+    @loss.setter
+    def loss(self, loss: ExampleLoss | None) -> None:
+        self._general.loss = loss
 
     def accumulate(self, batch: Batch, *, scale: float, seed: int) -> float:
         """As the general engine."""

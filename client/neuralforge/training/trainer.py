@@ -27,6 +27,7 @@ from neuralforge.training.events import Observer, RunStarted, tell
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.gradient import BatchGradient, GradientMaker, GradientSource
 from neuralforge.training.loop import Loop, Plan
+from neuralforge.training.losses.context import ExampleLoss, Loss, loss_name
 from neuralforge.training.penalty import Penalty
 from neuralforge.training.schedule import ScheduleName, Scheduler, default_learning_rate, make_scheduler
 from neuralforge.training.source import BatchSource, EpochSource, SourceMaker, examples_digest
@@ -61,7 +62,8 @@ class LoRATrainer:
 
     The same trainer serves alone and inside a federation. `alpha` None means 2 · rank; `learning_rate` None is
     chosen from the base's size; `target_modules` "auto" means every linear map of the blocks. `int8`,
-    `context_gradients` and `top_layers` trade accuracy for speed, see docs/performance.md.
+    `context_gradients` and `top_layers` trade accuracy for speed, see docs/performance.md. `loss` takes the place of
+    cross-entropy, see `neuralforge.training.losses`; what is held out is scored by cross-entropy all the same.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class LoRATrainer:
         context_gradients: bool = True,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         state: AdapterState | None = None,
+        loss: Loss | None = None,
     ) -> None:
         self.base = model
         targets = resolve_targets(model.model, target_modules)
@@ -133,6 +136,9 @@ class LoRATrainer:
             gradient_scaling=gradient_scaling,
         )
         self.engine = made.engine
+        self._loss = loss
+        if loss is not None:
+            self.engine.loss = ExampleLoss(loss, model.tokenizer)
         self.notices = tuple(n for n in (targets.notice, *made.notices) if n)
         self._result: TrainResult | None = None
         self._trained_on = 0
@@ -303,6 +309,7 @@ class LoRATrainer:
             weight_decay=self._weight_decay,
             seed=self._seed,
             state=state,
+            loss=self._loss,
             **asdict(self._options),
         )
 
@@ -363,6 +370,8 @@ class LoRATrainer:
             "device": [str(self.flat.vector.device), torch.get_num_threads(), torch.__version__],
             "data": examples_digest(train, held_out),
         }
+        if self._loss is not None:
+            facts["loss"] = loss_name(self._loss)
         if penalties:
             facts["penalties"] = [penalty.digest() for penalty in penalties]
         if source is not None:

@@ -56,7 +56,11 @@ class LoraSection(Section):
 
 
 class TrainingSection(Section):
-    """`training:` how the matrices are trained; 0 switches `early_stopping_patience` and `checkpoint_steps` off."""
+    """`training:` how the matrices are trained; 0 switches `early_stopping_patience` and `checkpoint_steps` off.
+
+    `label_smoothing` is that loss's share of the uniform distribution, `loss_weight` what syntax or style weighs beside
+    cross-entropy.
+    """
 
     batch_size: Annotated[Whole, Field(ge=1), FROM_1] = 4
     learning_rate: Annotated[Number | None, Field(gt=0, le=1), Wanted("a number above 0, at most 1")] = None
@@ -84,11 +88,31 @@ class TrainingSection(Section):
     engine: Annotated[Literal["auto", "fast", "general"], Wanted("auto, fast or general")] = "auto"
     attention: Annotated[Literal["auto", "sdpa", "matmul"], Wanted("auto, sdpa or matmul")] = "auto"
     focus_on: Texts = ()
+    loss: Annotated[
+        Literal["cross_entropy", "label_smoothing", "syntax_penalised", "style_consistent"],
+        Wanted("cross_entropy, label_smoothing, syntax_penalised or style_consistent"),
+    ] = "cross_entropy"
+    label_smoothing: Share = 0.1
+    loss_weight: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 1.0
 
     @property
     def requested_precision(self) -> Literal["auto", "fp32", "bf16", "fp16"]:
         """`precision`, or fp16 where the guide's `fp16: true` asks for it."""
         return "fp16" if self.fp16 else self.precision
+
+
+class TasksSection(Section):
+    """`tasks:` what is learnt from the code, each task with its share of the examples; none given: completion alone."""
+
+    completion: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
+    bug_detection: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
+    documentation: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Tasks with a share above 0, in order; empty where none is given."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: share for name, share in given.items() if share > 0}
 
 
 class DatasetSection(Section):
@@ -180,6 +204,7 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     lora: LoraSection = LoraSection()
     training: TrainingSection = TrainingSection()
+    tasks: TasksSection = TasksSection()
     dataset: DatasetSection = DatasetSection()
     optimization: OptimizationSection = OptimizationSection()
     privacy: PrivacySection = PrivacySection()

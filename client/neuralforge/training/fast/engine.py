@@ -21,6 +21,7 @@ from neuralforge.training.fast.prefix import PrefixCache
 from neuralforge.training.fast.rows import Rows, lay_out
 from neuralforge.training.flat import FlatParameters
 from neuralforge.training.loss import loss_and_gradient, token_scores, top_logits
+from neuralforge.training.losses.context import ExampleLoss, example_rows
 from neuralforge.training.soft import soft_rows
 
 
@@ -36,6 +37,7 @@ class FastEngine:
         lora: Any = model.peft_config["default"]
         self._flat = flat
         self._options = options
+        self.loss: ExampleLoss | None = None
         self._embedding: torch.Tensor = decoder.embed_tokens.weight
         self._head: torch.Tensor = causal.lm_head.weight
         self._norm: torch.Tensor = decoder.norm.weight
@@ -117,7 +119,8 @@ class FastEngine:
             saved.append(entry if kept is None else self._narrowed(kept, rows, i))
         h, inverse = rms_norm(x, self._norm, self._eps)
         soft = soft_rows(rows.examples, targets, h.device)
-        losses, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale, soft=soft)
+        other = example_rows(self.loss, rows.examples, without=targets, seed=seed)
+        losses, d_h = loss_and_gradient(h, self._head, None, rows.targets, scale=scale, soft=soft, other=other)
         d_x: torch.Tensor | None = rms_norm_backward(d_h, x, inverse, self._norm, torch.zeros_like(x))
         narrow = not self._options.context_gradients
         for i in range(last, self._first - 1, -1):

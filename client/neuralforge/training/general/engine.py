@@ -18,6 +18,7 @@ from neuralforge.training.flat import FlatParameters
 from neuralforge.training.general.attention import use_matmul_attention
 from neuralforge.training.general.each import EachGradient
 from neuralforge.training.general.head import Head
+from neuralforge.training.losses.context import ExampleLoss, example_rows
 from neuralforge.training.soft import soft_rows
 
 LARGEST_SCALE, SMALLEST_SCALE, STEPS_BEFORE_GROWTH = 2.0**16, 1.0, 1000
@@ -58,6 +59,7 @@ class GeneralEngine:
         self.apart = dtype == torch.float32 and not autocast_fp16
         self.autocasts = autocast_fp16
         self.loss_scale = loss_scale
+        self.loss: ExampleLoss | None = None
         self._good_steps = 0
         on_cpu_bf16 = self._device.type == "cpu" and dtype == torch.bfloat16
         if options.attention == "matmul" or (options.attention == "auto" and on_cpu_bf16):
@@ -100,13 +102,14 @@ class GeneralEngine:
         """Autograd's backward of the sum of `scale` · loss, one scale or (N,) of them; each target's loss (N,)."""
         inputs, rows, targets = self._inputs(batch.examples)
         soft = soft_rows(batch.examples, batch.soft, self._device)
+        other = example_rows(self.loss, batch.examples, without=batch.soft, seed=seed)
         self._train_mode()
         # Dropout draws from torch's global generator: seed it for this step and give it back afterwards.
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             with self._computing():
-                losses = self._head.losses(self._model, inputs, rows, targets, soft)
+                losses = self._head.losses(self._model, inputs, rows, targets, soft, other)
             (losses * scale).sum().backward()
         return losses.detach()
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from neuralforge.training.loss import HeadLoss, TokenScores, token_scores, top_logits
+from neuralforge.training.losses.context import ExampleRows
 from neuralforge.training.soft import SoftRows
 from neuralforge_common.errors import ModelError
 
@@ -50,19 +51,25 @@ class Head:
         rows: torch.Tensor,
         targets: torch.Tensor,
         soft: SoftRows | None = None,
+        other: ExampleRows | None = None,
     ) -> torch.Tensor:
         """Each loss of `targets` (N,), predicted at `rows` (n, T) of the model's output."""
         if self._plain:
             hidden = self._hidden(model, inputs)[rows]
             weight = self._head.weight.detach()
             bias = None if self._head.bias is None else self._head.bias.detach()
-            losses: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, soft)
+            losses: torch.Tensor = HeadLoss.apply(hidden.to(weight.dtype), weight, bias, targets, soft, other)
             return losses
         logits = self._logits(model, inputs, rows).float()
         losses = functional.cross_entropy(logits, targets, reduction="none")
-        if soft is None:
+        if soft is not None:
+            losses = losses * soft.hard + soft.distance(logits.gather(1, soft.ids))[0]
+        if other is None:
             return losses
-        return losses * soft.hard + soft.distance(logits.gather(1, soft.ids))[0]
+        for part, example in other.parts:
+            value = other.loss(logits[part], targets[part], example, seed=other.seed)
+            losses = torch.cat([losses[: part.start], value.expand(example.targets), losses[part.stop :]])
+        return losses
 
     def scores(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
