@@ -20,17 +20,45 @@ def test_the_guides_four_figures_stand_in_a_table(cli: Cli, rows: Rows, adapter:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3 samples: what its training held out\n")
     table = rows(done.stdout)
+    assert table["Metric"] == ["Baseline", "Target", "Your Adapter"]
+    interval = r" \[([\d.]+|\?), ([\d.]+|\?)\]"
     units = {
-        "accuracy (next token)": (r"\d+\.\d%", "80%"),
-        "latency (a token, median)": (r"\d+\.\d ms", "45 ms"),
+        "accuracy (a token)": (rf"\d+\.\d%{interval}", "80%"),
+        "latency (a token)": (rf"\d+\.\d ms{interval}", "45 ms"),
         "memory (weights)": (r"\d+\.\d MB", "80 MB"),
-        "perplexity (a token)": (r"\d+\.\d\d", "12.0"),
+        "perplexity (a token)": (rf"\d+\.\d\d{interval}", "12.0"),
     }
     for metric, (pattern, target) in units.items():
-        base, adapted, guides = table[metric]
+        base, guides, adapted = table[metric]
         assert re.fullmatch(pattern, base)
         assert re.fullmatch(pattern, adapted)
         assert guides == target
+    for who in ("base", "adapter"):
+        for of in ("completion", "first token", "token"):
+            assert re.search(rf"^latency, {who}, {of}: p50 .* ms .*, p95 .*, p99 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^memory at its peak, whole process: base \d+\.\d MB, adapter ", done.stdout, re.MULTILINE)
+
+
+def test_every_figure_has_its_interval_and_what_is_written_is_compared(
+    cli: Cli, adapter: Path, examples: Path, tmp_path: Path
+) -> None:
+    lines = (examples / "eval.jsonl").read_text().splitlines(keepends=True)[:2]
+    (tmp_path / "t.jsonl").write_text("".join([*lines, '{"context": "a", "completion": "b", "language": "haskell"}\n']))
+    names = ["accuracy", "perplexity", "latency", "exact_match", "edit_similarity", "syntax"]
+    options = ("--test-file", "t.jsonl", "--metrics", ",".join(names), "--max-length", 96, "--json")
+    done = cli("benchmark", "--adapter", adapter, *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert [*answer] == ["samples", "origin", *names]
+    for name in names:
+        for who in ("base", "adapter"):
+            low, high = answer[name]["interval"][who]
+            assert low is None or low <= answer[name][who] + 1e-9
+            assert high is None or high >= answer[name][who] - 1e-9
+    assert answer["syntax"]["without_grammar"] == {"haskell": 1}
+    quantiles = answer["latency"]["quantiles"]["adapter"]
+    assert quantiles["first_token"]["p50"]["ms"] < quantiles["completion"]["p50"]["ms"]
+    assert answer["latency"]["adapter"] == pytest.approx(quantiles["completion"]["p50"]["ms"] / 16, rel=0.01)
 
 
 def test_json_has_the_metrics_that_were_asked_for_in_that_order(

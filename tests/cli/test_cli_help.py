@@ -11,7 +11,10 @@ import pytest
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMANDS = ("train", "create-dataset", "test-adapter", "benchmark", "forget-report", "replay", "audit-privacy")
+COMMANDS = (
+    *("train", "create-dataset", "test-adapter", "benchmark", "ab-test"),
+    *("forget-report", "replay", "audit-privacy"),
+)
 
 GUIDES_TROUBLESHOOTING = (
     *("--batch-size", "--gradient-checkpointing", "--device"),  # out of memory
@@ -133,8 +136,8 @@ def test_a_misspelt_command_is_answered_with_the_nearest_one(cli: Cli, tmp_path:
     [
         ("benchmark --adapter x --limit 0", "argument --limit: wanted a whole number ≥ 1, got '0'"),
         ("benchmark --adapter x --max-length -5", "argument --max-length: "),
-        ("benchmark --adapter x --metrics accuracy,sped", "wanted any of accuracy,latency,memory,perplexity, got"),
-        ("benchmark --adapter x --metrics ,", "wanted any of accuracy,latency,memory,perplexity, got ','"),
+        ("benchmark --adapter x --metrics accuracy,sped", "wanted any of accuracy,latency,memory,perplexity,"),
+        ("benchmark --adapter x --metrics ,", "exact_match,edit_similarity,syntax, got ','"),
         ("test-adapter x --limit many", "argument --limit: wanted a whole number ≥ "),
         ("create-dataset --source . --output o --max-samples 0", "wanted a whole number ≥ 1, got '0'"),
         ("create-dataset --source . --output o --seed -1", "argument --seed: "),

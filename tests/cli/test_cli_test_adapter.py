@@ -49,6 +49,34 @@ def test_json_has_as_many_completions_as_were_asked_for(judged: dict[str, Any], 
     assert isinstance(shown["adapter"], str)
 
 
+def test_what_was_written_is_compared_with_the_wanted_text(judged: dict[str, Any]) -> None:
+    (shown,) = judged["completions"]
+    written = judged["summary"]["written"]
+    assert written["samples"] == 1
+    for who in ("base", "adapter"):
+        figures = shown["figures"][who]
+        assert figures["exact_match"] == (shown[who].rstrip() == shown["wanted"].rstrip())
+        assert written[who]["edit_similarity"]["value"] == pytest.approx(figures["edit_similarity"])
+        assert written[who]["syntax"]["value"] == float(figures["syntax"])
+        low, high = written[who]["exact_match"]["interval"]
+        assert low < high  # one sample tells next to nothing
+        low, high = judged["summary"][who]["interval"]["perplexity"]
+        assert low < judged["summary"][who]["perplexity"] < high
+
+
+def test_more_samples_are_written_than_are_shown_where_so_asked(
+    cli: Cli, rows: Rows, adapter: Path, examples: Path
+) -> None:
+    options = ("--test-file", "eval.jsonl", "--max-length", 96, "--show", 0, "--rows", 0, "--generate", 2)
+    done = cli("test-adapter", adapter, *options, cwd=examples, COLUMNS="160")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 samples written, intervals at 95%\n")
+    table = rows(done.stdout)
+    for name in ("exact match", "first line match", "edit similarity", "syntax valid"):
+        assert all(re.fullmatch(r"\d+\.\d% \[.+, .+\]", cell) for cell in table[name])
+    assert "[context]" not in done.stdout
+
+
 def test_without_json_a_person_sees_rows_completions_and_a_summary(
     cli: Cli, rows: Rows, adapter: Path, judged: dict[str, Any], examples: Path
 ) -> None:

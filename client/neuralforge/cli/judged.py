@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the shared options; `adapter` is the command's own to declare."""
     parser.add_argument("--test-file", type=Path, metavar="FILE", help="JSONL samples; default: its held-out ones")
+    add_opening_options(parser)
+
+
+def add_opening_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how much is judged, and on which base and device."""
     parser.add_argument("--base", help="the base to open it on, where the one it names is elsewhere")
     parser.add_argument("--limit", type=positive, default=200, metavar="N", help="at most N samples (200)")
     parser.add_argument(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from neuralforge.cli import (
+    ab_test,
     adapters,
     analyze_dataset,
     audit_privacy,
@@ -35,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     analyze_dataset,
     test_adapter,
     benchmark,
+    ab_test,
     adapters,
     forget_report,
     replay,

@@ -18,6 +18,7 @@ SUMMARY = "Score an adapter sample by sample against its base, and show what bot
 EXAMPLES = """\
   neuralforge test-adapter ./my-adapter.lora
   neuralforge test-adapter ./my-adapter.lora --test-file ./test-samples.jsonl
+  neuralforge test-adapter ./my-adapter.lora --test-file ./test-samples.jsonl --generate 50
   neuralforge test-adapter ./my-adapter.lora --test-file ./test-samples.jsonl --json > results.json"""
 
 
@@ -26,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="the .lora folder")
     parser.add_argument("--rows", type=whole, default=20, metavar="N", help="rows of the table of samples (20)")
     parser.add_argument("--show", type=whole, default=2, metavar="N", help="completions to show (2)")
+    parser.add_argument(
+        "--generate", type=whole, metavar="N", help="samples to write and compare with the wanted text (those shown)"
+    )
     judged.add_options(parser)
 
 
@@ -36,20 +40,28 @@ def run(args: argparse.Namespace) -> int:
     opened, samples = judged.open_judged(args)
 
     from neuralforge.cli.console import plain_console
+    from neuralforge.cli.figures import plain
+    from neuralforge.cli.figures import shown as with_interval
     from neuralforge.cli.progress import before_and_after
+    from neuralforge.evaluation.benchmark import score_intervals, written_figures
     from neuralforge.evaluation.metrics import summarize
+    from neuralforge.evaluation.written import without_grammar, write_all
 
     base = opened.score(samples.examples, adapter=False)
     adapted = opened.score(samples.examples, adapter=True)
+    written_count = min(max(args.show, args.generate or 0), len(samples.examples))
+    chosen = samples.examples[:written_count]
+    by_base, by_adapter = (write_all(opened, chosen, adapter=adapter) for adapter in (False, True))
     shown = [
         {
-            "index": i,
-            "context": samples.examples[i].context,
-            "wanted": samples.examples[i].completion,
-            "base": opened.complete(samples.examples[i].context, adapter=False).text,
-            "adapter": opened.complete(samples.examples[i].context, adapter=True).text,
+            "index": a.index,
+            "context": example.context,
+            "wanted": example.completion,
+            "base": b.text,
+            "adapter": a.text,
+            "figures": {"base": _worth(b), "adapter": _worth(a)},
         }
-        for i in range(min(args.show, len(samples.examples)))
+        for example, b, a in zip(chosen, by_base, by_adapter, strict=True)
     ]
     rows = [
         {
@@ -61,18 +73,43 @@ def run(args: argparse.Namespace) -> int:
         }
         for b, a in zip(base, adapted, strict=True)
     ]
-    total = {"base": _figures(summarize(base)), "adapter": _figures(summarize(adapted))}
+    intervals: dict[str, dict[str, Any]] = {
+        who: dict(zip(("accuracy", "perplexity"), score_intervals(scores, samples.examples, seed=0)[:2], strict=True))
+        for who, scores in (("base", base), ("adapter", adapted))
+    }
+    total = {
+        who: {**_figures(summarize(scores)), "interval": plain(intervals[who])}
+        for who, scores in (("base", base), ("adapter", adapted))
+    }
     better = sum(a.loss < b.loss for a, b in zip(adapted, base, strict=True))
+    written = {
+        who: written_figures(made, chosen, seed=0)
+        for who, made in (("base", by_base), ("adapter", by_adapter))
+        if chosen
+    }
     if args.json:
         summary = {"samples": len(rows), "better": better, "origin": samples.origin, **total}
+        if written:
+            summary["written"] = {"samples": written_count, **_written_json(written)}
         print(json.dumps({"summary": summary, "samples": rows, "completions": shown}, ensure_ascii=False))
         return 0
     console = plain_console()
     if args.rows:
         console.print(_sample_table(rows[: args.rows], origin=samples.origin, total=len(rows)))
-    _print_completions(console, shown)
+    _print_completions(console, shown[: args.show])
+    if written:
+        console.print(_written_table(written, count=written_count))
+        if missing := without_grammar(chosen):
+            console.print(f"syntax: no grammar here for {', '.join(missing)}; those samples are left out")
     title = f"{better} of {len(rows)} samples are better with the adapter"
     console.print(before_and_after(summarize(base), summarize(adapted), title=title))
+    for who, scores in (("base", base), ("adapter", adapted)):
+        whole = summarize(scores)
+        parts = [
+            f"{name} {with_interval(metric, getattr(whole, metric), intervals[who][metric])}"
+            for metric, name in (("perplexity", "perplexity"), ("accuracy", "token accuracy"))
+        ]
+        console.print(f"at 95%, {who}: {', '.join(parts)}")
     return 0
 
 
@@ -99,6 +136,37 @@ def _sample_table(rows: list[Any], *, origin: str, total: int) -> Table:
             str(row["tokens"]),
             *(_cell(row[who][figure], figure) for figure in ("perplexity", "accuracy") for who in ("base", "adapter")),
         )
+    return table
+
+
+def _worth(written: Any) -> dict[str, Any]:
+    return {
+        "exact_match": written.exact,
+        "line_match": written.line,
+        "edit_similarity": written.similarity,
+        "syntax": written.syntax,
+    }
+
+
+def _written_json(written: Any) -> dict[str, Any]:
+    from neuralforge.cli.figures import plain
+
+    return {
+        who: {name: {"value": plain(value), "interval": plain(interval)} for name, (value, interval) in found.items()}
+        for who, found in written.items()
+    }
+
+
+def _written_table(written: Any, *, count: int) -> Table:
+    from rich.table import Table
+
+    from neuralforge.cli.figures import LABELS, shown
+
+    table = Table(title=f"{count} samples written, intervals at 95%", title_justify="left")
+    for name in ("", "base", "adapter"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in written["base"]:
+        table.add_row(LABELS[name], *(shown(name, *written[who][name]) for who in ("base", "adapter")))
     return table
 
 

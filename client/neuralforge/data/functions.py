@@ -6,11 +6,11 @@ A language without a grammar here is cut by lines alone; `has_functions` says so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from types import MappingProxyType
 from typing import Any
+
+from neuralforge.data.grammars import grammar, parser
 
 _C = "(function_definition body: (compound_statement) @body)"
 _SCRIPT = (
@@ -21,43 +21,30 @@ _SCRIPT = (
 _METHOD = "(method_declaration body: (block) @body)"
 
 
-@dataclass(frozen=True, slots=True)
-class _Grammar:
-    """A wheel's module, the function in it that gives the grammar, and a query for bodies."""
-
-    module: str
-    query: str
-    entry: str = "language"
-
-
-# c++ reads CUDA, typescript reads tsx by the grammar that knows both.
-_GRAMMARS: Mapping[str, _Grammar] = MappingProxyType(
+_QUERIES: Mapping[str, str] = MappingProxyType(
     {
-        "java": _Grammar("tree_sitter_java", f"{_METHOD} (constructor_declaration body: (constructor_body) @body)"),
-        "javascript": _Grammar("tree_sitter_javascript", _SCRIPT),
-        "typescript": _Grammar("tree_sitter_typescript", _SCRIPT, "language_tsx"),
-        "go": _Grammar("tree_sitter_go", f"(function_declaration body: (block) @body) {_METHOD}"),
-        "rust": _Grammar("tree_sitter_rust", "(function_item body: (block) @body)"),
-        "c": _Grammar("tree_sitter_c", _C),
-        "c++": _Grammar("tree_sitter_cpp", _C),
-        "c#": _Grammar("tree_sitter_c_sharp", f"{_METHOD} (constructor_declaration body: (block) @body)"),
-        "ruby": _Grammar(
-            "tree_sitter_ruby", "(method body: (body_statement) @body) (singleton_method body: (body_statement) @body)"
-        ),
-        "php": _Grammar(
-            "tree_sitter_php", f"{_C} (method_declaration body: (compound_statement) @body)", "language_php"
-        ),
-        "shell": _Grammar("tree_sitter_bash", _C),
-        "kotlin": _Grammar("tree_sitter_kotlin", "(function_body (block) @body)"),
-        "scala": _Grammar("tree_sitter_scala", "(function_definition body: (block) @body)"),
-        "swift": _Grammar("tree_sitter_swift", "(function_declaration body: (function_body) @body)"),
+        "java": f"{_METHOD} (constructor_declaration body: (constructor_body) @body)",
+        "javascript": _SCRIPT,
+        "typescript": _SCRIPT,
+        "go": f"(function_declaration body: (block) @body) {_METHOD}",
+        "rust": "(function_item body: (block) @body)",
+        "c": _C,
+        "c++": _C,
+        "c#": f"{_METHOD} (constructor_declaration body: (block) @body)",
+        "ruby": "(method body: (body_statement) @body) (singleton_method body: (body_statement) @body)",
+        "php": f"{_C} (method_declaration body: (compound_statement) @body)",
+        "shell": _C,
+        "kotlin": "(function_body (block) @body)",
+        "scala": "(function_definition body: (block) @body)",
+        "swift": "(function_declaration body: (function_body) @body)",
     }
 )
+"""What a body is in each language but Python."""
 
 
 def has_functions(language: str) -> bool:
     """Whether functions of this language can be told from the rest."""
-    return language == "python" or language in _GRAMMARS
+    return language == "python" or language in _QUERIES
 
 
 def function_bodies(text: str, language: str) -> list[tuple[int, int]]:
@@ -66,11 +53,10 @@ def function_bodies(text: str, language: str) -> list[tuple[int, int]]:
     A body that shares a line with its signature or its closing brace is left out. Files with faults are read as far as
     the grammar makes sense of them.
     """
-    if language not in _GRAMMARS:
+    if language not in _QUERIES:
         return []
-    parser, cursor = _parser(language)
-    tree = parser.parse(text.encode("utf-8", "surrogatepass"))
-    nodes = cursor.captures(tree.root_node).get("body", [])
+    tree = parser(language).parse(text.encode("utf-8", "surrogatepass"))
+    nodes = _cursor(language).captures(tree.root_node).get("body", [])
     lines = text.split("\n")
     bodies: list[tuple[int, int]] = []
     end_of_last = -1
@@ -101,14 +87,12 @@ def _inside(lines: list[str], start: Any, end: Any) -> tuple[int, int] | None:
 
 
 @cache
-def _parser(language: str) -> tuple[Any, Any]:
-    from tree_sitter import Language, Parser, Query, QueryCursor
+def _cursor(language: str) -> Any:
+    from tree_sitter import Query, QueryCursor
 
-    grammar = _GRAMMARS[language]
-    known = Language(getattr(import_module(grammar.module), grammar.entry)())
-    return Parser(known), QueryCursor(Query(known, grammar.query))
+    return QueryCursor(Query(grammar(language), _QUERIES[language]))
 
 
 def grammar_languages() -> tuple[str, ...]:
     """Every language whose functions are told apart."""
-    return ("python", *_GRAMMARS)
+    return ("python", *_QUERIES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,8 +11,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers.generation.streamers import BaseStreamer
 
 from neuralforge.data.example import Example
+from neuralforge.data.fim import fim_marks, fim_prompt
 from neuralforge.data.tokens import encode, tokenize
 from neuralforge.evaluation.metrics import score_all
 from neuralforge.models.base import BaseModel
@@ -27,11 +28,43 @@ from neuralforge_common.folder import AdapterFolder, read_adapter_folder, verify
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A completion and how long each of its tokens took, in seconds."""
+    """A completion; `times` holds seconds from the call to each of its tokens, the end mark counted.
+
+    `cut` tells that it was stopped by the number of tokens, not by an end mark.
+    """
 
     text: str
-    tokens: int
-    seconds: float
+    times: tuple[float, ...]
+    cut: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were generated."""
+        return len(self.times)
+
+    @property
+    def seconds(self) -> float:
+        """From the call to the last token."""
+        return self.times[-1] if self.times else 0.0
+
+
+class _Clock(BaseStreamer):
+    """Notes when each token arrives; generation hands its prompt over first."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.times: list[float] = []
+        self._prompt = True
+
+    def put(self, value: Any) -> None:
+        """A token, on the CPU: whatever computes it has finished."""
+        if self._prompt:
+            self._prompt = False
+        else:
+            self.times.append(time.perf_counter() - self.began)
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 class OpenedAdapter:
@@ -67,41 +100,72 @@ class OpenedAdapter:
         return score_all(self._engine, tokenized)
 
     @torch.no_grad()
-    def complete(self, context: str, *, adapter: bool, max_new_tokens: int = 48) -> Generation:
-        """Greedy completion of `context`."""
+    def complete(
+        self,
+        context: str,
+        *,
+        adapter: bool,
+        suffix: str = "",
+        max_new_tokens: int = 48,
+        to_the_end: bool = False,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Generation:
+        """Completion of `context`, greedy or drawn at `temperature`; `suffix` is shown to a base that has marks for it.
+
+        `to_the_end` goes on over end marks until there are `max_new_tokens`, as a measurement of speed wants it.
+        """
         self._switch(adapter)
         tokenizer: Any = self.base.tokenizer
         model: Any = self.base.model
-        limit = max(1, self._max_length - max_new_tokens)
-        # An empty context still needs one token to start from.
-        ids = encode(tokenizer, [context], special=True)[0][-limit:] or [self.base.end_token_id]
+        ids = self._prompt(context, suffix, room=max(1, self._max_length - max_new_tokens))
         inputs = torch.tensor([ids], device=self._flat.vector.device)
         ends = {self.base.end_token_id, tokenizer.eos_token_id} - {None}
-        began = time.perf_counter()
-        with nullcontext() if adapter else self.peft.disable_adapter():
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        with torch.random.fork_rng(), nullcontext() if adapter else self.peft.disable_adapter():
+            torch.manual_seed(seed)
+            clock = _Clock()
             output = model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                min_new_tokens=max_new_tokens if to_the_end else None,
+                **drawn,
+                num_beams=1,
                 eos_token_id=sorted(ends),
                 pad_token_id=tokenizer.pad_token_id,
+                streamer=clock,
             )
-        seconds = time.perf_counter() - began
         new = output[0].tolist()
         new = new[1:] if self.base.is_encoder_decoder else new[len(ids) :]
         text = tokenizer.decode([t for t in new if t not in ends], skip_special_tokens=True)
-        return Generation(text=str(text), tokens=len(new), seconds=seconds)
+        return Generation(text=str(text), times=tuple(clock.times), cut=not ends.intersection(new))
 
-    def latency(self, contexts: Sequence[str], *, max_new_tokens: int = 16) -> tuple[float, float]:
-        """Median milliseconds a generated token, of base and adapter, measured in turn on the same contexts."""
-        per_token: dict[bool, list[float]] = {False: [], True: []}
-        for i, context in enumerate(contexts):
-            for adapter in (False, True):
-                done = self.complete(context, adapter=adapter, max_new_tokens=max_new_tokens)
-                if i or len(contexts) == 1:  # the first one warms caches up
-                    per_token[adapter].append(1000 * done.seconds / max(1, done.tokens))
-        return statistics.median(per_token[False]), statistics.median(per_token[True])
+    @property
+    def shows_suffix(self) -> bool:
+        """Whether the base has marks for what stands after the cursor."""
+        return not self.base.is_encoder_decoder and fim_marks(self.base.tokenizer) is not None
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """As much of a text as `count` tokens of this base can write."""
+        tokenizer: Any = self.base.tokenizer
+        ids = encode(tokenizer, [text], special=False)[0]
+        return text if len(ids) <= count else str(tokenizer.decode(ids[:count], skip_special_tokens=True))
+
+    def _prompt(self, context: str, suffix: str, *, room: int) -> list[int]:
+        tokenizer: Any = self.base.tokenizer
+        ids = encode(tokenizer, [context], special=True)[0]
+        marks = fim_marks(tokenizer) if suffix and not self.base.is_encoder_decoder else None
+        if marks:
+            after = encode(tokenizer, [suffix], special=False)[0]
+            return fim_prompt(ids, after, marks, room=room, first=tokenizer.bos_token_id)
+        # An empty context still needs one token to start from.
+        return ids[-room:] or [self.base.end_token_id]
+
+    @property
+    def device(self) -> str:
+        """cpu, cuda or mps."""
+        return str(self._flat.vector.device.type)
 
     def weight_bytes(self) -> tuple[int, int]:
         """Bytes of weights in memory: of the base, and of base and adapter."""

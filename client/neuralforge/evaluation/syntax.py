@@ -8,36 +8,13 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Mapping
-from functools import cache
-from importlib import import_module
-from types import MappingProxyType
 from typing import Any
 
 from neuralforge.data.example import Example
+from neuralforge.data.grammars import GRAMMARS, parser
 
 MAX_BYTES = 256 * 1024
 """Longer texts are not parsed."""
-
-GRAMMARS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "python": ("tree_sitter_python", "language"),
-        "java": ("tree_sitter_java", "language"),
-        "javascript": ("tree_sitter_javascript", "language"),
-        "typescript": ("tree_sitter_typescript", "language_tsx"),
-        "go": ("tree_sitter_go", "language"),
-        "rust": ("tree_sitter_rust", "language"),
-        "c": ("tree_sitter_c", "language"),
-        "c++": ("tree_sitter_cpp", "language"),
-        "c#": ("tree_sitter_c_sharp", "language"),
-        "ruby": ("tree_sitter_ruby", "language"),
-        "php": ("tree_sitter_php", "language_php"),
-        "shell": ("tree_sitter_bash", "language"),
-        "kotlin": ("tree_sitter_kotlin", "language"),
-        "scala": ("tree_sitter_scala", "language"),
-        "swift": ("tree_sitter_swift", "language"),
-    }
-)
 
 
 def syntax_valid(example: Example, written: str, *, cut: bool = False) -> bool | None:
@@ -62,7 +39,7 @@ def syntax_valid(example: Example, written: str, *, cut: bool = False) -> bool |
 def root_of(text: str, language: str) -> Any | None:
     """tree-sitter's root node; None where the language has no grammar here, or the text is over `MAX_BYTES`."""
     raw = text.encode("utf-8", "replace")
-    return _parser(language).parse(raw).root_node if language in GRAMMARS and len(raw) <= MAX_BYTES else None
+    return parser(language).parse(raw).root_node if language in GRAMMARS and len(raw) <= MAX_BYTES else None
 
 
 def _compiles(text: str) -> bool:
@@ -83,7 +60,7 @@ def _only_unfinished(text: str, language: str) -> bool:
 
 def _errors(text: str, language: str) -> int:
     """Nodes that the parser could not read or had to invent."""
-    root = _parser(language).parse(text.encode("utf-8", "replace")).root_node
+    root = parser(language).parse(text.encode("utf-8", "replace")).root_node
     if not root.has_error:
         return 0
     count = 0
@@ -93,11 +70,3 @@ def _errors(text: str, language: str) -> int:
         count += node.is_error or node.is_missing
         waiting.extend(child for child in node.children if child.has_error or child.is_missing)
     return count
-
-
-@cache
-def _parser(language: str) -> Any:
-    from tree_sitter import Language, Parser
-
-    module, entry = GRAMMARS[language]
-    return Parser(Language(getattr(import_module(module), entry)()))
