@@ -51,3 +51,12 @@ def rewrite(file: Path, content: bytes) -> None:
     """Put something else in the place of an object."""
     file.chmod(stat.S_IRUSR | stat.S_IWUSR)
     file.write_bytes(content)
+
+
+def program(folder: Path) -> tuple[Path, Path]:
+    """A program, and the canary file that it leaves when it runs."""
+    canary = folder / "canary"
+    script = folder / "planted"
+    script.write_text(f"#!/bin/sh\necho ran >> '{canary}'\nexit 1\n")
+    script.chmod(0o755)
+    return script, canary

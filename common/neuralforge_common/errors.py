@@ -11,9 +11,11 @@
     ├── CheckpointError         a checkpoint that is damaged or belongs to another run
     ├── StorageError            the disk: full, read-only, not writable
     ├── VaultError              an encrypted store: no key, another key, damaged
+    ├── SandboxError            code of strangers that this machine cannot confine
     ├── PrivacyError            a combination that cannot be private, a damaged ledger
     │   └── BudgetSpent         a step that would exceed the privacy budget
-    └── FederationError         the other side of a federation: unreachable, unknown, another version, not allowed
+    ├── FederationError         the other side of a federation: unreachable, unknown, another version, not allowed
+    └── RegistryError           a registry of adapters: unreachable, not allowed, not there, not what was published
 
 A message says what is wrong, what was found and what was wanted; the hint says the way out. Only the command
 line catches these; libraries raise them.
@@ -88,6 +90,10 @@ class VaultError(NeuralForgeError):
     """An encrypted store that cannot be opened: no key, another key, or damaged."""
 
 
+class SandboxError(NeuralForgeError):
+    """Code of strangers that this machine cannot confine; nothing of it was run."""
+
+
 class PrivacyError(NeuralForgeError):
     """A privacy budget that is spent, a combination that cannot be private, or a ledger that cannot be trusted."""
 
@@ -96,5 +102,20 @@ class BudgetSpent(PrivacyError):
     """A step that would exceed the privacy budget; nothing was charged for it, and nothing learnt."""
 
 
+class ServingError(NeuralForgeError):
+    """The editor's server: none runs, its port is taken, it is busy, or it refuses a request."""
+
+
 class FederationError(NeuralForgeError):
     """The other side of a federation: unreachable, unknown, of another version, or asking for what is not allowed."""
+
+
+class RegistryError(NeuralForgeError):
+    """A registry that cannot be reached, says no, has no such thing, or gives what is not what was published.
+
+    `status` is the word that gRPC has for it ("NOT_FOUND"), where a registry said it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", status: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status

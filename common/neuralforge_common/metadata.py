@@ -57,7 +57,8 @@ class AdapterMetadata:
     `accuracy` is the adapter's token accuracy on held-out examples, 0 to 1; `created` is RFC 3339 in UTC
     ("2026-01-31T09:30:00Z"); `dataset_digest` is SHA-256 of the training data; `digests` maps file names of the folder
     to their SHA-256; `privacy` is what the adapter tells at most about the data that it learnt from;
-    `federation_rounds` is None where it was not trained in a federation, `composition` where it was not made of others.
+    `federation_rounds` is None where it was not trained in a federation, `composition` where it was not made of others;
+    `allow_worse` says that it was published although it does not beat its base.
     `write_adapter_folder` fills in what the adapter itself knows: size_mb (10⁶ bytes), base_revision, base_fingerprint,
     rank, alpha, target_modules and digests.
 
@@ -86,6 +87,7 @@ class AdapterMetadata:
     privacy: PrivacyStatement | None = None
     federation_rounds: int | None = None
     composition: Composition | None = None
+    allow_worse: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,6 +114,8 @@ class AdapterMetadata:
             raise AdapterError(f"created: wanted a time like 2026-01-31T09:30:00Z, got {shortened(self.created)}")
         for name in ("training_samples", "rank", "federation_rounds"):
             _check_whole(self, name)
+        if not isinstance(self.allow_worse, bool):
+            raise AdapterError(f"allow_worse: wanted true or false, got {shortened(self.allow_worse)}")
         _check_number(self, "accuracy", low=0.0, high=1.0)
         _check_number(self, "size_mb", low=0.0)
         _check_number(self, "alpha", low=0.0)

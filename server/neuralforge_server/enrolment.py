@@ -130,13 +130,13 @@ def serve_enrolment(
     credentials = grpc.ssl_server_credentials(
         [(state.server_key_pem, state.server_pem)], state.authority_pem, require_client_auth=True
     )
-    member_port = _listen(membership, credentials, host, member_port, "listen.member_port")
+    member_port = listen_on(membership, credentials, host, member_port, "listen.member_port")
     facts = Facts(federation=federation, member_port=member_port, fleet_port=fleet_port)
     services.add_MembershipServicer_to_server(Membership(state, identities, facts, clock), membership)
     # 2. Both ports are ours before either answers.
     enrolment = _server()
     credentials = grpc.ssl_server_credentials([(state.server_key_pem, state.server_pem)])
-    port = _listen(enrolment, credentials, host, port, "listen.port")
+    port = listen_on(enrolment, credentials, host, port, "listen.port")
     services.add_EnrolmentServicer_to_server(Enrolment(state, identities, facts, clock), enrolment)
     membership.start()
     enrolment.start()
@@ -282,7 +282,12 @@ def _server() -> grpc.Server:
     return grpc.server(ThreadPoolExecutor(4, "enrolment"), options=_OPTIONS, maximum_concurrent_rpcs=64)
 
 
-def _listen(server: grpc.Server, credentials: Any, host: str, port: int, key: str) -> int:
+def listen_on(server: grpc.Server, credentials: Any, host: str, port: int, key: str) -> int:
+    """Lets a gRPC server listen; returns the port, a free one for 0. `key` is what a person would change.
+
+    Raises:
+        FederationError: the port is taken, or the host is not one of this machine.
+    """
     where = endpoint(host, port)
     # Before gRPC tries: it may write lines of its own beside our one.
     reason, bound = _why_not(host, port), 0

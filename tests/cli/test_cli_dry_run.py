@@ -113,9 +113,9 @@ def test_brackets_in_values_are_shown_as_they_are(cli: Cli, rows: Rows, team_cod
 
 
 def test_what_the_run_has_no_use_for_is_told_in_a_line_each(cli: Cli, team_code: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("training:\n  focus_on: [annotations]\n  warmup_steps: 100\n  max_steps: 20\n")
+    (tmp_path / "c.yaml").write_text("training:\n  focus_weight: 2\n  warmup_steps: 100\n  max_steps: 20\n")
     done = cli("train", "--config", "c.yaml", "--source", team_code, "--dry-run", cwd=tmp_path)
-    assert re.search(r"^training\.focus_on: read and not used, \S.*$", done.stdout, re.MULTILINE)
+    assert re.search(r"^training\.focus_weight: read and not used, \S.*$", done.stdout, re.MULTILINE)
     assert re.search(
         r"^training\.warmup_steps \(100\) is not below training\.max_steps \(20\): ", done.stdout, re.MULTILINE
     )

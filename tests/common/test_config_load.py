@@ -159,6 +159,7 @@ def test_every_key_can_be_set_in_the_environment(key: str, tmp_path: Path) -> No
         "model.trust_remote_code": "false",
         "model.adapter_name": "x",
         "training.precision": "bf16",
+        "dataset.balance": "2",
         "training.scheduler": "cosine",
         "training.device": "cpu",
         "training.int8": "full",

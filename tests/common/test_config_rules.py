@@ -77,6 +77,20 @@ def test_since_goes_with_the_repository_that_it_is_of(tmp_path: Path, other: dic
             "c.yaml:2: optimization.continue_from: cannot be used together with federation.server: "
             "a federation says which adapter is trained",
         ),
+        (
+            "training:\n  loss: label_smoothing\nfederation:\n  server: nf://x:1\n",
+            "c.yaml:2: training.loss: cannot be used together with federation.server: "
+            "all clients of a federation make the same thing small",
+        ),
+        (
+            "tasks:\n  documentation: 1\noptimization:\n  remember: true\n",
+            "c.yaml:2: tasks.documentation: cannot be used together with optimization.remember: replay knows no tasks",
+        ),
+        (
+            "tasks:\n  completion: 1\ntraining:\n  focus_on: [annotations]\n",
+            "c.yaml:2: tasks.completion: cannot be used together with training.focus_on: "
+            "both say how often an example is drawn",
+        ),
     ],
 )
 def test_what_needs_something_else_says_what(config_faults: ConfigFaults, content: str, fault: str) -> None:
@@ -198,3 +212,10 @@ def test_a_setting_without_its_effect_is_told_in_one_line(tmp_path: Path, conten
 )
 def test_where_all_is_well_nothing_is_said(tmp_path: Path, content: str) -> None:
     assert resolve_train_config(written(tmp_path, content), {}, {}).notices == ()
+
+
+def test_a_key_of_another_loss_is_said_to_have_no_effect(tmp_path: Path) -> None:
+    path = written(tmp_path, "training:\n  label_smoothing: 0.2\n")
+    (notice,) = resolve_train_config(path, {}, {}).notices
+    assert notice == "training.label_smoothing has no effect with training.loss: cross_entropy"
+    assert resolve_train_config(path, {"training.loss": "label_smoothing"}, {}).notices == ()

@@ -12,21 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from git_objects import FILES, Git, Repository, loose, read, running_git
+from git_objects import FILES, Git, Repository, loose, program, read, running_git
 
 from neuralforge.data.history import open_history
 from neuralforge_common.errors import DataError
 
 # --- Programs planted in the configuration ----------------------------------------------------------------------------
-
-
-def program(folder: Path) -> tuple[Path, Path]:
-    """A program, and the canary file that it leaves when it runs."""
-    canary = folder / "canary"
-    script = folder / "planted"
-    script.write_text(f"#!/bin/sh\necho ran >> '{canary}'\nexit 1\n")
-    script.chmod(0o755)
-    return script, canary
 
 
 def _config(*pairs: tuple[str, str]) -> Callable[[Git, Path, Path], None]:

@@ -12,7 +12,8 @@ from git_objects import Git, Repository, blob, commit_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralforge.data.history import Written, new_lines, open_history
+from neuralforge.data.history import Written, open_history
+from neuralforge.data.new_lines import new_lines
 from neuralforge_common.errors import DataError
 
 OLD = "import os\n\n\ndef first(path):\n    return os.path.join(path, 'a')\n"

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import argparse
 
-from neuralforge.cli import adapters_compose, adapters_export, adapters_list, adapters_show, adapters_verify
+from neuralforge.cli import (
+    adapters_compose,
+    adapters_export,
+    adapters_list,
+    adapters_load,
+    adapters_login,
+    adapters_pull,
+    adapters_search,
+    adapters_show,
+    adapters_verify,
+    adapters_yank,
+)
 from neuralforge_common.command_line import Command
 
 NAME = "adapters"
-SUMMARY = "List, look into, verify, join and export adapters."
+SUMMARY = "List, look into, verify, join, export, load, search and pull adapters."
 EXAMPLES = """\
   neuralforge adapters list
   neuralforge adapters show ./my-adapter.lora
   neuralforge adapters compose ./spring.lora ./team.lora --weights 0.7,0.3 -o ./both.lora
-  neuralforge adapters export ./my-adapter.lora --to gguf -o my-adapter.gguf"""
+  neuralforge adapters export ./my-adapter.lora --to gguf -o my-adapter.gguf
+  neuralforge adapters pull my-company/spring-boot-expert@1.2.0"""
 
 ACTIONS: tuple[Command, ...] = (
     adapters_list,
@@ -21,6 +33,11 @@ ACTIONS: tuple[Command, ...] = (
     adapters_verify,
     adapters_compose,
     adapters_export,
+    adapters_load,
+    adapters_login,
+    adapters_search,
+    adapters_pull,
+    adapters_yank,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from neuralforge.cli.cleaning import chosen_quality, configure_cleaning
 from neuralforge.cli.numbers import positive, share, whole
 from neuralforge_common.errors import UsageError
 
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an extraction into --output was interrupted")
     parser.add_argument("--jobs", type=positive, metavar="N", help="processes (as many as cores, at most 4)")
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draw of what is held out (0)")
+    configure_cleaning(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         license=license_of_repository(args.git_repo, revision=args.revision),
         suffix_share=args.fim_share,
         keep_author=args.keep_author,
+        quality=chosen_quality(args),
     )
     args.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     key = journal_key(history, cutting, repr((languages, args.pattern, args.author)))
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             eval_fraction=0.1,
             max_samples=args.max_samples,
             seed=args.seed,
+            balance=args.balance,
         )
     except KeyboardInterrupt:
         console.print(f"interrupted after {journal.commits:,} of {len(history.commits):,} commits; go on: --resume")

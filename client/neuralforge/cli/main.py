@@ -12,14 +12,18 @@ from neuralforge.cli import (
     audit_privacy,
     benchmark,
     create_dataset,
+    eval_code,
     extract_dataset,
     forget_report,
     join,
     keygen,
+    lsp,
     peers,
     privacy,
+    publish,
     replay,
     rotate_key,
+    serve,
     sign_adapter,
     split_dataset,
     test_adapter,
@@ -37,13 +41,17 @@ COMMANDS: tuple[Command, ...] = (
     test_adapter,
     benchmark,
     ab_test,
+    eval_code,
     adapters,
+    serve,
+    lsp,
     forget_report,
     replay,
     privacy,
     audit_privacy,
     keygen,
     sign_adapter,
+    publish,
     trust,
     join,
     rotate_key,
@@ -64,8 +72,11 @@ QUIET = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0].partition("=")[0] == "--adapter":
+        words.insert(0, serve.NAME)  # the guide's `neuralforge --adapter ./my-adapter.lora`
     return run_program(
-        arguments,
+        words,
         name="neuralforge",
         description="LoRA adapters that write code as your team does, trained where the code is.",
         commands=COMMANDS,

@@ -28,3 +28,14 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"wanted a number from 0 to 1, got {text!r}")
     return value
+
+
+def at_least_one(text: str) -> float:
+    """A number ≥ 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"wanted a number ≥ 1, got {text!r}")
+    return value

@@ -28,6 +28,7 @@ from neuralforge.cli.continuing import (
     opening,
     remembers,
 )
+from neuralforge.cli.focusing import focus_line, focus_of, wanted_detectors
 from neuralforge.cli.present import dataset_table
 from neuralforge.cli.private_session import (
     as_private,
@@ -76,6 +77,7 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
     config = resolved.config
     if config.privacy.enabled and config.federation.server is None:
         keep_private(config)
+    wanted_detectors(config)  # a name that there is not is told before anything is read
     _check_writable(config)
     if config.federation.server is not None:
         from neuralforge.cli.federated_session import take_part
@@ -136,6 +138,7 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
     console = plain_console()
     resolved = _settled(file, overrides)
     config = resolved.config
+    wanted_detectors(config)
     table = Table(title="configuration", title_justify="left")
     for name in ("key", "value", "from"):
         table.add_column(name, overflow="fold")
@@ -154,10 +157,16 @@ def dry_run(file: str | None, overrides: dict[str, object]) -> int:
         return 0
     _print_notices(resolved, console)
     console.print(dataset_table(dataset.report))
+    if (focus := focus_of(config, dataset)) is not None:
+        console.print(focus_line(focus))
     training = config.training
     if config.privacy.enabled:
         preview_private(config, dataset, console)
         return 0
+    if config.tasks.shares:
+        from neuralforge.cli.task_shares import as_tasks
+
+        dataset = as_tasks(dataset, config.tasks.shares)
     batches = -(-len(dataset.train) // training.batch_size)
     per_epoch = -(-batches // training.gradient_accumulation_steps)
     steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
@@ -231,10 +240,9 @@ def _print_notices(resolved: ResolvedConfig, console: Console) -> None:
 
 def _not_used(resolved: ResolvedConfig) -> list[str]:
     """Keys that a file may set and that this run has no use for, in words."""
-    reasons = {
-        "dataset.features": "features do not weight the sampling yet",
-        "training.focus_on": "features do not weight the sampling yet",
-    }
+    reasons: dict[str, str] = {}
+    if not resolved.config.training.focus_on and not resolved.config.dataset.features:
+        reasons["training.focus_weight"] = "training.focus_on and dataset.features name nothing"
     if not remembers(resolved):
         reasons |= {
             "optimization.ewc_lambda": "a first session has no older knowledge to keep",
@@ -321,6 +329,7 @@ def _learn(
     from neuralforge.cli.task_shares import learn_tasks
     from neuralforge.training.events import Observer
     from neuralforge.training.records import MetricsFile, TensorBoard
+    from neuralforge.training.shares import Shares
 
     progress = TrainingProgress(console, first="base" if config.optimization.continue_from is None else "before")
     records = run_folder(config.output.directory, config.model.adapter_name)
@@ -352,6 +361,11 @@ def _learn(
                 how["gradient"] = private.gradient
             if config.tasks.shares:
                 return learn_tasks(trainer, config.tasks.shares, dataset, console, **how), None
+            focus = focus_of(config, dataset)
+            if focus is not None:
+                console.print(focus_line(focus))
+                if focus.shares:
+                    how["source"] = Shares(groups=focus.groups, shares=focus.shares)
             return trainer.train(dataset.train, dataset.evaluation or None, **how), None
         learnt = learner.learn_from_session(dataset, private=private, **how)
         return learnt.result, learnt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.gather import gather
+from neuralforge.data.quality import quality
 from neuralforge_common.config.schema import TrainConfig
 
 
@@ -22,4 +23,6 @@ def read_dataset(config: TrainConfig) -> Dataset:
         max_samples=data.max_samples,
         max_eval_samples=data.max_eval_samples,
         seed=config.training.seed,
+        quality=quality(without=data.rules_off, licenses=data.licenses),
+        balance=data.balance,
     )

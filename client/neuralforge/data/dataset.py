@@ -15,15 +15,20 @@ from typing import TypeVar
 
 import numpy as np
 
+from neuralforge.data.balance import balanced
+from neuralforge.data.decision import Decision, Watch, nobody
 from neuralforge.data.dedup import Deduplicator, example_text, line_shingles
 from neuralforge.data.example import Example
-from neuralforge.data.extract import extract_examples, unfit_reason
+from neuralforge.data.extract import extract_examples
+from neuralforge.data.license import license_of_text
+from neuralforge.data.quality import Quality
 from neuralforge.data.redact import PLACEHOLDER, redact, redact_pair
-from neuralforge.data.source import SourceFiles
+from neuralforge.data.source import SourceFile, SourceFiles
 from neuralforge_common.errors import DataError
 
 Group = TypeVar("Group", bound=Hashable)
 
+OVER_BALANCE, OVER_SAMPLES = "over --balance", "over --max-samples"
 ONE_GROUP = "all examples come from one file: nothing is held out, because neighbours in a file give each other away"
 
 
@@ -66,8 +71,14 @@ def build_dataset(
     max_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
+    quality: Quality | None = None,
+    balance: float | None = None,
+    watch: Watch = nobody,
 ) -> Dataset:
     """Cut source files into examples and split them by file.
+
+    `quality` None is the rules that are on by default. `balance` cuts each language of the training side to so many
+    times the median. `watch` is told of every file and example that was read.
 
     Raises:
         DataError: not one example came out; the message says what stood in the way.
@@ -75,28 +86,39 @@ def build_dataset(
     skipped: Counter[str] = Counter()
     redacted: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    quality = quality or Quality()
     whole_files, alike = Deduplicator(line_shingles), Deduplicator()
+    kept_files: list[str] = []
     examples: list[Example] = []
-    used = found = 0
+    found = 0
     for file in files:
-        if reason := unfit_reason(file.text):
+        if reason := quality.refuses_file(file):
             skipped[reason] += 1
+            watch(Decision(path=file.path, reason=reason))
             continue
         text, secrets = redact(file.text)
         if repeats := whole_files.add(text):
-            skipped["same content as another file" if repeats == "exact" else "near-duplicate of another file"] += 1
+            reason = "same content as another file" if repeats == "exact" else "near-duplicate of another file"
+            skipped[reason] += 1
+            watch(Decision(path=file.path, reason=reason, twin=kept_files[whole_files.twin]))
             continue
         redacted += secrets
-        used += 1
-        for example in extract_examples(replace(file, text=text)):
+        kept_files.append(file.path)
+        watch(Decision(path=file.path))
+        for example in extract_examples(_as_learnt(file, text)):
             found += 1
-            if repeats := alike.add(example_text(example)):
-                dropped[f"{repeats} duplicate"] += 1
+            if reason := quality.refuses(example):
+                twin = ""
+            elif repeats := alike.add(example_text(example)):
+                reason, twin = f"{repeats} duplicate", examples[alike.twin].id
             else:
                 examples.append(example)
+                continue
+            dropped[reason] += 1
+            watch(Decision(path=file.path, id=example.id, reason=reason, twin=twin))
     report = DatasetReport(
         files_found=files.tally.found,
-        files_used=used,
+        files_used=len(kept_files),
         files_skipped=files.tally.skipped + skipped,
         unsupported=files.tally.unsupported,
         examples_found=found,
@@ -106,7 +128,13 @@ def build_dataset(
     if not examples:
         raise _nothing(report)
     train, evaluation = _split(examples, lambda example: (example.repo, example.path), eval_fraction, seed)
-    return _finished(train, evaluation, report, eval_fraction, max_samples, max_eval_samples, seed)
+    cuts = Cuts(max_samples=max_samples, max_eval_samples=max_eval_samples, balance=balance, seed=seed)
+    return _finished(train, evaluation, report, eval_fraction, cuts, watch)
+
+
+def _as_learnt(file: SourceFile, text: str) -> SourceFile:
+    """With what was redacted, and the license that the file itself names, if it does."""
+    return replace(file, text=text, license=license_of_text(text) or file.license)
 
 
 def dataset_from_examples(
@@ -117,10 +145,13 @@ def dataset_from_examples(
     max_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
+    quality: Quality | None = None,
+    balance: float | None = None,
 ) -> Dataset:
     """Clean ready-made examples; hold some out by file where they say their file, unless `evaluation` is given.
 
-    A training example that stands, or nearly stands, in a given `evaluation` is dropped from training.
+    A training example that stands, or nearly stands, in a given `evaluation` is dropped from training. Of the rules of
+    `quality` only those of licenses hold: the examples were chosen by somebody else.
 
     Raises:
         DataError: a file that cannot be read, or nothing left to learn from.
@@ -129,12 +160,18 @@ def dataset_from_examples(
     dropped: Counter[str] = Counter()
     alike = Deduplicator()
     given = list(evaluation) if evaluation is not None else None
-    held_out = _cleaned(given or (), alike, redacted, dropped, "{} duplicate, held out")
+    quality = quality or Quality()
+    held_out = _cleaned(given or (), alike, redacted, dropped, "{} duplicate, held out", quality)
     everything = list(examples)
-    train = _cleaned(everything, alike, redacted, dropped, "{} duplicate")
+    train = _cleaned(everything, alike, redacted, dropped, "{} duplicate", quality)
     report = DatasetReport(examples_found=len(everything) + len(given or ()), dropped=dropped, redacted=redacted)
     if not train and not given:
-        raise DataError(f"nothing is left to learn from: all {len(everything)} examples hold nothing but a secret")
+        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in dropped.most_common(4))
+        raise DataError(
+            f"nothing is left to learn from: all {len(everything)} examples hold nothing but a secret"
+            if set(dropped) <= {"nothing but a secret"}
+            else f"nothing is left to learn from: all {len(everything)} examples are left out ({reasons})"
+        )
     if not train:
         raise DataError(
             f"nothing is left to learn from: all {len(everything)} examples stand in the held-out file",
@@ -147,14 +184,23 @@ def dataset_from_examples(
             train, lambda example: (example.repo, example.path) if example.path else numbers[id(example)],
             eval_fraction, seed,
         )  # fmt: skip
-    return _finished(train, held_out, report, 0.0 if given else eval_fraction, max_samples, max_eval_samples, seed)
+    cuts = Cuts(max_samples=max_samples, max_eval_samples=max_eval_samples, balance=balance, seed=seed)
+    return _finished(train, held_out, report, 0.0 if given else eval_fraction, cuts, nobody)
 
 
 def _cleaned(
-    examples: Iterable[Example], alike: Deduplicator, redacted: Counter[str], dropped: Counter[str], label: str
+    examples: Iterable[Example],
+    alike: Deduplicator,
+    redacted: Counter[str],
+    dropped: Counter[str],
+    label: str,
+    quality: Quality,
 ) -> list[Example]:
     kept = []
     for example in examples:
+        if reason := quality.refuses_ready(example):
+            dropped[reason] += 1
+            continue
         context, completion, secrets = redact_pair(example.context, example.completion)
         redacted += secrets
         if not PLACEHOLDER.sub("", completion).strip():
@@ -201,23 +247,35 @@ def held_out_groups(sizes: Mapping[Group, int], fraction: float, seed: int) -> f
     return frozenset(held_out or {min(order, key=lambda group: sizes[group])})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cuts:
+    """How much is left at the end: languages against each other first, then the sizes of both sides."""
+
+    max_samples: int | None = None
+    max_eval_samples: int | None = None
+    balance: float | None = None
+    seed: int = 0
+
+
 def _finished(
     train: Sequence[Example],
     evaluation: Sequence[Example],
     report: DatasetReport,
     eval_fraction: float,
-    max_samples: int | None,
-    max_eval_samples: int | None,
-    seed: int,
+    cuts: Cuts,
+    watch: Watch,
 ) -> Dataset:
-    kept = _sample(train, max_samples, seed)
-    held_out = _sample(evaluation, max_eval_samples, seed)
-    dropped = report.dropped + Counter(
-        {
-            "over --max-samples": len(train) - len(kept),
-            "held out, over max_eval_samples": len(evaluation) - len(held_out),
-        }
-    )
+    level = [train[place] for place in balanced([one.language for one in train], cuts.balance, cuts.seed)]
+    kept = _sample(level, cuts.max_samples, cuts.seed)
+    held_out = _sample(evaluation, cuts.max_eval_samples, cuts.seed)
+    sizes = {
+        OVER_BALANCE: (train, level),
+        OVER_SAMPLES: (level, kept),
+        "held out, over max_eval_samples": (evaluation, held_out),
+    }
+    dropped = report.dropped + Counter({reason: len(had) - len(has) for reason, (had, has) in sizes.items()})
+    if watch is not nobody:
+        _tell(watch, sizes, kept, held_out)
     return Dataset(
         train=kept,
         evaluation=held_out,
@@ -230,6 +288,22 @@ def _finished(
             notices=(ONE_GROUP,) if eval_fraction > 0 and not held_out else (),
         ),
     )
+
+
+def _tell(
+    watch: Watch,
+    sizes: Mapping[str, tuple[Sequence[Example], Sequence[Example]]],
+    kept: Sequence[Example],
+    held_out: Sequence[Example],
+) -> None:
+    for reason, (had, has) in sizes.items():
+        left = {id(example) for example in has}
+        for example in had:
+            if id(example) not in left:
+                watch(Decision(path=example.path, id=example.id, reason=reason))
+    for side in (kept, held_out):
+        for example in side:
+            watch(Decision(path=example.path, id=example.id))
 
 
 def _sample(examples: Sequence[Example], most: int | None, seed: int) -> tuple[Example, ...]:

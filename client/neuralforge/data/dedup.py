@@ -42,17 +42,19 @@ class Deduplicator:
 
     def __init__(self, shingles: Callable[[str], Sequence[str]] | None = None) -> None:
         self._shingles = shingles or token_shingles
-        self._exact: set[bytes] = set()
+        self._exact: dict[bytes, int] = {}
         self._index = RMinHashLSH(THRESHOLD, _VALUES, _BANDS)
         self._kept: list[NDArray[np.uint64]] = []
+        self.twin = 0
+        """Which of the kept texts, counted from 0, the last one that repeated something repeats."""
 
     def add(self, text: str) -> str:
         """Say "exact" or "near" of a text that repeats a kept one, "" of any other, which is kept from now on."""
         seen = self._print(text)
         if repeats := self._repeats(seen):
-            self._exact.add(seen.name)
+            self._exact[seen.name] = self.twin
             return repeats
-        self._exact.add(seen.name)
+        self._exact[seen.name] = len(self._kept)
         self._index.insert(len(self._kept), seen.sketch)
         self._kept.append(seen.hashes)
         return ""
@@ -63,9 +65,13 @@ class Deduplicator:
 
     def _repeats(self, seen: _Print) -> str:
         if seen.name in self._exact:
+            self.twin = self._exact[seen.name]
             return "exact"
-        near = self._index.query(seen.sketch)
-        return "near" if any(_jaccard(seen.hashes, self._kept[key]) >= THRESHOLD for key in near) else ""
+        for key in self._index.query(seen.sketch):
+            if _jaccard(seen.hashes, self._kept[key]) >= THRESHOLD:
+                self.twin = key
+                return "near"
+        return ""
 
     def _print(self, text: str) -> _Print:
         shingles = self._shingles(text)

@@ -165,8 +165,8 @@ register(
         about="what is done when something fails",
         fires=by_pattern(
             {
-                "rust": r"\?\s*[;,.)]|\?$|\bResult<|\b(?:Err|Ok)\(|\.(?:map_err|ok_or|ok_or_else|unwrap_or\w*|expect)\(|"
-                r"\b(?:bail|ensure|anyhow)!",
+                "rust": r"\?\s*[;,.)]|\?$|\bResult<|\b(?:Err|Ok)\(|\.(?:map_err|ok_or|ok_or_else|unwrap_or\w*)\(|"
+                r"\.expect\(|\b(?:bail|ensure|anyhow)!",
                 "java,kotlin,scala,groovy,javascript,typescript,c#,c++,php": _TRY,
                 "swift": r"\b(?:try|catch|throw|throws|do)\b",
                 "python": r"^[ \t]*(?:try|finally)\s*:|^[ \t]*(?:except|raise)\b",

@@ -8,7 +8,6 @@ character.
 """
 
 import ast
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -29,29 +28,6 @@ MAX_SUFFIX = 400
 # signature, whose name nothing foretells.
 _LEAST_BODY = 16
 _LEAST_WINDOW = 40
-_LONGEST_LINE = 5_000
-_MEAN_LINE = 110  # Linguist's mark for minified JavaScript (github-linguist, generated.rb)
-
-# What generators write at the top of their output: the Go convention (go.dev/s/generatedcode), protoc, thrift,
-# swagger, ANTLR, Meta's @generated. Only in a comment: code may well speak of generated files.
-_GENERATED = re.compile(
-    r"^[ \t]*(?:#|//|/\*|\*|--|;|%|<!--|\"\"\"|')"
-    r"(?:.*(?:@generated|do not edit|(?-i:DO NOT MODIFY)|auto-?(?:matically )?generated|"
-    r"(?:file|code|module|script) (?:is|was|has been) generated)|"
-    r"\W*(?-i:(?:Code g|G)enerated (?:by|from|with|using)) )",
-    re.IGNORECASE | re.MULTILINE,
-)
-_HEAD = 1_000
-
-
-def unfit_reason(text: str) -> str:
-    """Why a file's text is no example of how a person writes ("generated", "minified"), or ""."""
-    if _GENERATED.search(text, 0, _HEAD):
-        return "generated"
-    lines = text.split("\n")
-    if len(text) > _MEAN_LINE * len(lines) or max(map(len, lines)) > _LONGEST_LINE:
-        return "minified"
-    return ""
 
 
 def extract_examples(
@@ -62,13 +38,11 @@ def extract_examples(
     written: Sequence[tuple[int, int]] | None = None,
     suffixes: bool = False,
 ) -> Iterator[Example]:
-    """The examples of one file, in the order of its text; none for a generated or minified file.
+    """The examples of one file, in the order of its text; whether the file is worth it `quality` decides.
 
     `written` are ranges of lines, in order: only what lies in them is learnt, in the context of the whole file. With
     `suffixes` each example also says what stands behind it.
     """
-    if unfit_reason(file.text):
-        return
     lines = file.text.split("\n")
     starts = [0]
     for line in lines:
@@ -86,6 +60,7 @@ def extract_examples(
             repo=file.repo,
             path=file.path,
             commit=file.commit,
+            license=file.license,
             suffix=_behind(file.text, starts[end] - 1, MAX_SUFFIX) if suffixes else "",
             kind=kind if written is not None else "",
         )

@@ -12,18 +12,20 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from neuralforge.data.dataset import ONE_GROUP, DatasetReport, drawn, held_out_groups
+from neuralforge.data.balance import balanced
+from neuralforge.data.dataset import ONE_GROUP, OVER_BALANCE, OVER_SAMPLES, DatasetReport, drawn, held_out_groups
 from neuralforge.data.dedup import Deduplicator, example_text
 from neuralforge.data.example import Example
-from neuralforge.data.extract import extract_examples, unfit_reason
+from neuralforge.data.extract import extract_examples
 from neuralforge.data.functions import has_functions
 from neuralforge.data.history import CommitRead, History, Written
 from neuralforge.data.journal import Journal
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.license import license_of_text
+from neuralforge.data.quality import Quality
 from neuralforge.data.redact import redact
 from neuralforge_common.errors import DataError
 
@@ -42,11 +44,12 @@ class Cutting:
     license: str = ""
     suffix_share: float = 0.5
     keep_author: bool = False
+    quality: Quality = field(default_factory=Quality)
 
     @property
     def key(self) -> str:
         """What an extraction must have in common with another to go on with it."""
-        return f"{self.license}|{self.suffix_share}|{self.keep_author}"
+        return f"{self.license}|{self.suffix_share}|{self.keep_author}|{self.quality.key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class CutCommit:
     files: int = 0
     passed_over: str = ""
     skipped: Counter[str]
+    dropped: Counter[str]
     redacted: Counter[str]
     without_grammar: Counter[str]
 
@@ -64,12 +68,13 @@ class CutCommit:
 def cut_commit(read: CommitRead, cutting: Cutting) -> CutCommit:
     """Redact and cut what a commit has written; a function of its arguments alone, for any process to compute."""
     skipped = Counter(read.skipped)
+    dropped: Counter[str] = Counter()
     redacted: Counter[str] = Counter()
     without: Counter[str] = Counter()
     examples: list[Example] = []
     files = 0
     for written in read.written:
-        if reason := unfit_reason(written.file.text):
+        if reason := cutting.quality.refuses_file(replace(written.file, license=cutting.license)):
             skipped[reason] += 1
             continue
         text, secrets = redact(written.file.text)
@@ -80,12 +85,17 @@ def cut_commit(read: CommitRead, cutting: Cutting) -> CutCommit:
         redacted += secrets
         if not has_functions(written.file.language):
             without[written.file.language or "no language"] += 1
-        examples += _examples(written, text, cutting)
+        for example in _examples(written, text, cutting):
+            if reason := cutting.quality.refuses(example):
+                dropped[reason] += 1
+            else:
+                examples.append(example)
     return CutCommit(
         examples=tuple(examples),
         files=files,
         passed_over=read.passed_over,
         skipped=skipped,
+        dropped=dropped,
         redacted=redacted,
         without_grammar=without,
     )
@@ -162,6 +172,7 @@ def write_dataset(
     eval_fraction: float,
     max_samples: int | None,
     seed: int,
+    balance: float | None = None,
 ) -> DatasetReport:
     """Divide the journal by file and write both sides; the examples pass through one at a time.
 
@@ -175,7 +186,16 @@ def write_dataset(
         raise _nothing(history, journal)
     held_out = held_out_groups(sizes, eval_fraction if evaluation is not None else 0.0, seed)
     learnt = total - sum(sizes[group] for group in held_out)
-    chosen = drawn(learnt, max_samples, seed)
+    chosen: frozenset[int] | None
+    level = learnt
+    if balance is not None:
+        names = [one.language for one in journal.examples() if (one.repo, one.path) not in held_out]
+        places = balanced(names, balance, seed)
+        chosen, level = frozenset(places), len(places)
+        if (left := drawn(level, max_samples, seed)) is not None:
+            chosen = frozenset(places[number] for number in left)
+    else:
+        chosen = drawn(learnt, max_samples, seed)
     languages: Counter[str] = Counter()
 
     def side(*, is_held_out: bool) -> Iterator[Example]:
@@ -196,7 +216,7 @@ def write_dataset(
     notices += [ONE_GROUP] if evaluation is not None and not held_out else []
     if counts.without_grammar:
         notices.append(_listed(counts.without_grammar, "cut by lines alone, as no grammar tells their functions: "))
-    dropped = counts.dropped + Counter({"over --max-samples": learnt - train})
+    dropped = counts.dropped + Counter({OVER_BALANCE: learnt - level, OVER_SAMPLES: level - train})
     return DatasetReport(
         files_found=counts.files + sum(counts.skipped.values()),
         files_used=counts.files,

@@ -16,9 +16,11 @@ Who stays silent too long (a named pipe in the place of a file) is killed, and s
 """
 
 import os
+import resource
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -43,6 +45,7 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": str(Path(__file__).with_name("no-grafts")),  # parents are those that a commit names
     "GIT_INDEX_FILE": str(Path(__file__).with_name("no-index")),  # diff-tree would read the repository's
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",
@@ -52,6 +55,7 @@ _ENVIRONMENT = {
 _KEPT = ("PATH", "HOME", "SUDO_UID", "DEVELOPER_DIR")
 
 _LONGEST_ANSWER = 1 << 20
+_MOST_MEMORY = 2 << 30  # `diff-tree` holds all changes of a commit at once, and a few small objects can name 10⁹ files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +227,9 @@ def _started(
         except FileNotFoundError as error:
             hint = "install git, or use create-dataset --source for a folder of source code"
             raise DataError("git is not installed, or not on the PATH", hint=hint) from error
+        if sys.platform == "linux":  # from here, as nothing may run between a fork and git in a program of threads
+            with suppress(OSError, ValueError):  # it has ended, or its limit is lower already
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
         try:
             yield process, errors
         finally:

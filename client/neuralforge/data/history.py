@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from difflib import SequenceMatcher
 from pathlib import Path
 
 from neuralforge.data.git import MAX_ENTRIES, check_repository, commit_named, is_object, moment_of, repository_name
 from neuralforge.data.git_process import DAMAGED, Git, GitProcess, open_git
 from neuralforge.data.language import language_of
+from neuralforge.data.new_lines import new_lines
 from neuralforge.data.source import MAX_FILE_BYTES, Selection, SourceFile, Tally, decode_source, printable, select
 from neuralforge_common.errors import DataError
 
@@ -33,9 +33,8 @@ _BOT = re.compile(
     r"allcontributors|semantic-release)\b|\bbot@|-bot@|noreply@github\.com$",
     re.IGNORECASE,
 )
-_IDENTITY = re.compile(rb"(?P<name>[^<]*)<(?P<mail>[^>]*)> (?P<time>-?\d+)")
+_IDENTITY = re.compile(rb"(?P<name>[^<]*)<(?P<mail>[^>]*)> (?P<time>-?\d{1,18})")
 _LONGEST_COMMIT = 1 << 20
-_MOST_LINES = 3_000  # of a region that changed, on either side; a longer one counts as rewritten
 _MOST_RENAMES = 40  # pairs of files compared in one commit
 
 
@@ -173,26 +172,6 @@ def open_history(
     return History(git, repository_name(git), tuple(names), selection, author)
 
 
-def new_lines(before: list[str], after: list[str]) -> tuple[tuple[int, int], ...]:
-    """Ranges of lines of `after` that `before` did not have, in order.
-
-    What is alike at both ends is set aside first; a region in between that is very long counts as new from end to end.
-    """
-    first = 0
-    while first < min(len(before), len(after)) and before[first] == after[first]:
-        first += 1
-    last = 0
-    while last < min(len(before), len(after)) - first and before[-1 - last] == after[-1 - last]:
-        last += 1
-    old, new = before[first : len(before) - last], after[first : len(after) - last]
-    if not new:
-        return ()
-    if not old or max(len(old), len(new)) > _MOST_LINES:
-        return ((first, first + len(new)),)
-    blocks = SequenceMatcher(None, old, new, autojunk=True).get_opcodes()
-    return tuple((first + begin, first + end) for kind, _, _, begin, end in blocks if kind in ("insert", "replace"))
-
-
 @dataclass(frozen=True, slots=True)
 class _Change:
     """One file between a commit and its parent; `old` and `new` are blobs' names, empty where there is none."""
@@ -288,15 +267,19 @@ def _changes(differ: GitProcess, names: list[str]) -> Iterator[tuple[str, list[_
     """Each commit with its changes, in order; `diff-tree --always` names every commit before its files."""
     expected = iter(names)
     current, changes = "", list[_Change]()
+    entries = 0
     while token := differ.until(b"\0"):
         if token.startswith(b":"):
+            entries += 1
+            if entries > MAX_ENTRIES:
+                raise DataError(f"the commit {current} changes over {MAX_ENTRIES:,} files", hint=DAMAGED)
             path = differ.until(b"\0").decode("utf-8", "backslashreplace")
             if len(changes) <= MAX_CHANGED:
                 changes.append(_change(token, path))
             continue
         if current:
             yield current, changes
-        current, changes = next(expected), []
+        current, changes, entries = next(expected), [], 0
         if token.strip() != current.encode():
             got = printable(token.decode("utf-8", "replace"))[:80]
             raise DataError(f"asked git for the commit {current}, got {got}", hint=DAMAGED)

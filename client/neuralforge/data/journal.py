@@ -43,6 +43,7 @@ class Counts:
         if cut.passed_over:
             self.passed_over[cut.passed_over] += 1
         self.skipped += cut.skipped
+        self.dropped += cut.dropped
         self.redacted += cut.redacted
         self.without_grammar += cut.without_grammar
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -49,6 +50,25 @@ def license_of_repository(repository: Path, *, revision: str = "HEAD", silence: 
         with git.run("cat-file", "blob", name.decode()) as reader:
             if found := _identified(reader.rest()):
                 return found
+    return ""
+
+
+def license_of_folder(folder: Path) -> str:
+    """The same of a folder of code, or of the folder around a file; links and large files are not opened."""
+    place = folder if folder.is_dir() else folder.parent
+    try:
+        names = sorted(path for path in place.iterdir() if _NAMED.fullmatch(path.name))
+    except OSError:
+        return ""
+    for path in names[:8]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as stream:
+                content = stream.read(_LONGEST + 1)
+        except OSError:
+            continue
+        if len(content) <= _LONGEST and (found := _identified(content)):
+            return found
     return ""
 
 

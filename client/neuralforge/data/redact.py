@@ -1,7 +1,8 @@
-"""Secrets and e-mail addresses taken out of text before it is stored or learnt.
+"""Secrets and personal data taken out of text before it is stored or learnt.
 
 A secret of a known format (`secret_formats`) is taken wherever it stands; one without a format only where it is
-assigned to a telling name, or stands in an address. Each pattern is tried only where a fixed text stands (`ghp_`,
+assigned to a telling name, or stands in an address. What belongs to persons (`personal`) is looked for in what is left
+between secrets. Each pattern is tried only where a fixed text stands (`ghp_`,
 `passw`, `://`, `@`) and over a bounded length: the time is linear in the text, whatever the text holds.
 
 No pattern can match a placeholder or reach over one, so redacting twice is redacting once.
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from neuralforge.data.personal import personal_data
 from neuralforge.data.secret_formats import SHORTEST, secrets_of_known_format
 
 
@@ -52,7 +54,21 @@ def redact_pair(before: str, after: str) -> tuple[str, str, Counter[str]]:
 
 def find_secrets(text: str) -> list[Secret]:
     """Every secret of a text, in order; where rules overlap, one secret that spans them all."""
-    found = sorted([*_private_keys(text), *_known_formats(text), *_url_passwords(text), *_assigned(text)])
+    secrets = _merged([*_private_keys(text), *_known_formats(text), *_url_passwords(text), *_assigned(text)])
+    secrets = sorted([*secrets, *_addresses(text, secrets)])
+    for _ in range(_ROUNDS):  # what is taken out may have been all that was in the way of its neighbour
+        found = list(_personal(text, secrets))
+        if not found:
+            break
+        secrets = sorted([*secrets, *found])
+    return secrets
+
+
+_ROUNDS = 8
+
+
+def _merged(found: list[Secret]) -> list[Secret]:
+    found.sort()
     merged: list[Secret] = []
     for secret in found:
         if merged and secret.start < merged[-1].end:
@@ -60,7 +76,16 @@ def find_secrets(text: str) -> list[Secret]:
             kind = secret.kind if last.kind in _VAGUE and secret.kind not in _VAGUE else last.kind
             secret = Secret(last.start, max(last.end, secret.end), kind)
         merged.append(secret)
-    return sorted([*merged, *_addresses(text, merged)])
+    return merged
+
+
+def _personal(text: str, secrets: list[Secret]) -> Iterator[Secret]:
+    """In each piece between secrets alone, as if the text began and ended there."""
+    start = 0
+    for end, following in [*((secret.start, secret.end) for secret in secrets), (len(text), 0)]:
+        found = [Secret(start + first, start + last, kind) for first, last, kind in personal_data(text[start:end])]
+        yield from _merged(found)
+        start = following
 
 
 _VAGUE = frozenset({"password", "secret"})

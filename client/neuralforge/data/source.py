@@ -26,13 +26,17 @@ _MARKER_FILES = ("pyvenv.cfg", "CACHEDIR.TAG")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One text file: `text` with line feeds only, `path` relative to the root of `repo`, slash-separated."""
+    """One text file: `text` with line feeds only, `path` relative to the root of `repo`, slash-separated.
+
+    `license` is what its repository stands under, as an SPDX identifier, where somebody has looked.
+    """
 
     path: str
     text: str
     language: str = ""
     repo: str = ""
     commit: str = ""
+    license: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

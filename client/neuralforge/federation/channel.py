@@ -20,7 +20,6 @@ MOST_SKEW = 240.0
 
 _MAX_MESSAGE_BYTES = 64 * 1024
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     # Where a proxy is set for the web, an internal machine is still reached directly.
     ("grpc.enable_http_proxy", 0),
     # A call that may have done its work is not made twice behind our back.
@@ -44,17 +43,21 @@ def open_channel(
     key: bytes | None = None,
     certificate: bytes | None = None,
     called: str | None = None,
+    most: int = _MAX_MESSAGE_BYTES,
 ) -> Iterator[grpc.Channel]:
     """A TLS channel that trusts `roots` alone; with a key and its certificate, for mutual TLS.
 
-    `called` is the name that the server's certificate must have, where that is not `host`.
+    `called` is the name that the server's certificate must have, where that is not `host`; a message that comes in
+    has at most `most` bytes.
 
     Raises:
         FederationError: nobody answers there.
     """
     check_reachable(host, port)
     credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-    options = _OPTIONS if called is None else (*_OPTIONS, ("grpc.ssl_target_name_override", called))
+    options: tuple[tuple[str, int | str], ...] = (("grpc.max_receive_message_length", most), *_OPTIONS)
+    if called is not None:
+        options = (*options, ("grpc.ssl_target_name_override", called))
     with grpc.secure_channel(endpoint(host, port), credentials, options=options) as channel:
         yield channel
 

@@ -40,6 +40,12 @@ def private_conflicts(config: TrainConfig) -> Iterator[Conflict]:
                 yield ("privacy.engine", f"training.{key}"), f"opacus cannot do training.{key}: {_shown(value)}"
     if config.federation.server is not None:
         return
+    for key, names in (("training.focus_on", config.training.focus_on), ("dataset.features", config.dataset.features)):
+        if names:
+            yield (
+                (key, "privacy.enabled"),
+                "cannot be private: an example that is drawn more often is hidden by less noise than the budget counts",
+            )
     if keeping.progressive:
         yield (
             ("optimization.progressive", "privacy.enabled"),

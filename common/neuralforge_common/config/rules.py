@@ -17,6 +17,12 @@ ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_OF_LOSSES: Mapping[str, tuple[str, ...]] = {
+    "training.label_smoothing": ("label_smoothing",),
+    "training.loss_weight": ("syntax_penalised", "style_consistent"),
+}
+
+
 def conflicts(config: TrainConfig) -> Iterator[Conflict]:
     """Yields every broken rule. Values alone decide, so that a configuration written out loads again."""
     data, training = config.dataset, config.training
@@ -58,8 +64,43 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
         yield ("training.int8", "training.engine"), "needs the fast engine, training.engine is general"
     if training.engine == "general" and not training.context_gradients:
         yield ("training.context_gradients", "training.engine"), "needs the fast engine, training.engine is general"
+    if training.loss != "cross_entropy" and config.federation.server is not None:
+        yield (
+            ("training.loss", "federation.server"),
+            "cannot be used together with federation.server: all clients of a federation make the same thing small",
+        )
+    yield from _task_conflicts(config)
+    yield from _focus_conflicts(config)
     if config.privacy.enabled:
         yield from private_conflicts(config)
+
+
+def _task_conflicts(config: TrainConfig) -> Iterator[Conflict]:
+    if not config.tasks.shares:
+        return
+    key = f"tasks.{next(iter(config.tasks.shares))}"
+    for other, stands, why in (
+        ("federation.server", config.federation.server is not None, "all clients of a federation learn the same"),
+        ("privacy.enabled", config.privacy.enabled, "a unit's examples would take part in several tasks, uncounted"),
+        ("optimization.continue_from", config.optimization.continue_from is not None, "replay knows no tasks"),
+        ("optimization.remember", config.optimization.remember, "replay knows no tasks"),
+        ("training.focus_on", bool(config.training.focus_on), "both say how often an example is drawn"),
+        ("dataset.features", bool(config.dataset.features), "both say how often an example is drawn"),
+    ):
+        if stands:
+            yield (key, other), f"cannot be used together with {other}: {why}"
+
+
+def _focus_conflicts(config: TrainConfig) -> Iterator[Conflict]:
+    asked = {"training.focus_on": config.training.focus_on, "dataset.features": config.dataset.features}
+    for key in (key for key, names in asked.items() if names):
+        for other, stands, why in (
+            ("federation.server", config.federation.server is not None, "all examples of a client weigh the same"),
+            ("optimization.continue_from", config.optimization.continue_from is not None, "replay has its own shares"),
+            ("optimization.remember", config.optimization.remember, "what a session keeps is weighed without it"),
+        ):
+            if stands:
+                yield (key, other), f"cannot be used together with {other}: {why}"
 
 
 def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
@@ -76,6 +117,9 @@ def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
         )
     if "training.cache_prefix" in given and training.cache_prefix and config.lora.top_layers is None:
         yield "training.cache_prefix has no effect without lora.top_layers: there is no frozen prefix to cache"
+    for key, losses in _OF_LOSSES.items():
+        if key in given and training.loss not in losses:
+            yield f"{key} has no effect with training.loss: {training.loss}"
     yield from private_notices(config, given)
     if config.model.trust_remote_code:
         yield f"model.trust_remote_code is on: {config.model.base} may run code of its own on this machine"

@@ -88,6 +88,7 @@ class TrainingSection(Section):
     engine: Annotated[Literal["auto", "fast", "general"], Wanted("auto, fast or general")] = "auto"
     attention: Annotated[Literal["auto", "sdpa", "matmul"], Wanted("auto, sdpa or matmul")] = "auto"
     focus_on: Texts = ()
+    focus_weight: Annotated[Number, Field(gt=0, le=1000), Wanted("a number above 0, at most 1000")] = 3.0
     loss: Annotated[
         Literal["cross_entropy", "label_smoothing", "syntax_penalised", "style_consistent"],
         Wanted("cross_entropy, label_smoothing, syntax_penalised or style_consistent"),
@@ -116,7 +117,11 @@ class TasksSection(Section):
 
 
 class DatasetSection(Section):
-    """`dataset:` where the examples come from: a file of them, a repository, or folders of source code."""
+    """`dataset:` where the examples come from: a file of them, a repository, or folders of source code.
+
+    `rules_off` names rules of quality that leave nothing out, `licenses` SPDX identifiers of what may be learnt (any,
+    where none is named); `balance` cuts each language to so many times the median of all.
+    """
 
     train_file: Annotated[FilePath | None, PATH] = None
     eval_file: Annotated[FilePath | None, PATH] = None
@@ -130,6 +135,9 @@ class DatasetSection(Section):
     eval_fraction: Share = 0.1
     max_samples: Annotated[Whole | None, Field(ge=1), FROM_1] = None
     max_eval_samples: Annotated[Whole | None, Field(ge=1), FROM_1] = 100
+    rules_off: Texts = ()
+    licenses: Texts = ()
+    balance: Annotated[Number | None, Field(ge=1), Wanted("a number ≥ 1")] = None
 
 
 class OptimizationSection(Section):

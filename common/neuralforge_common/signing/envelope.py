@@ -66,13 +66,15 @@ def encode_bundle(envelope: Envelope) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_bundle(data: bytes, *, payload_type: str, what: str) -> Envelope:
-    """Reads a bundle that must hold a text of one type; `what` names it in errors. No signature is checked here.
+def decode_bundle(data: bytes, *, payload_type: str, what: str, limit: int = MAX_BUNDLE_BYTES) -> Envelope:
+    """Reads a bundle of at most `limit` bytes that must hold a text of one type; `what` names it in errors.
+
+    No signature is checked here.
 
     Raises:
         AdapterError: it is no such bundle, or holds anything else besides.
     """
-    document = parse_json_object(data, what=what, limit=MAX_BUNDLE_BYTES)
+    document = parse_json_object(data, what=what, limit=limit)
     _only(document, {"mediaType", "verificationMaterial", "dsseEnvelope"}, what)
     _equal(document["mediaType"], _MEDIA_TYPE, f"{what}: mediaType")
     material = _object(document["verificationMaterial"], f"{what}: verificationMaterial")

@@ -71,7 +71,7 @@ class Keyring:
             raise SignatureError(
                 f"nobody whose key is sha256:{fingerprint} is trusted on this machine",
                 hint="get the public key from whom you believe, compare the fingerprint with them, then: "
-                "neuralforge trust add KEY.pub --name NAME",
+                f"neuralforge trust add KEY.pub --name NAME{'' if team is None else f' --team {team}'}",
             )
         standing = signer.standing(now)
         if standing != "trusted":

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from neuralforge_common.command_line import Command, run_program
-from neuralforge_server.cli import init, invite, revoke, start, status
+from neuralforge_server.cli import init, invite, registry, revoke, start, status
 
-COMMANDS: tuple[Command, ...] = (init, invite, start, status, revoke)
+COMMANDS: tuple[Command, ...] = (init, invite, start, status, revoke, registry)
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(
         arguments,
         name="nf-server",
-        description="A federation's coordinator: it asks for rounds, and holds adapters, never code.",
+        description="A federation's coordinator and its registry of adapters: it holds adapters, never code.",
         commands=COMMANDS,
         environment=QUIET,
         out_of_memory="lower adapter.rank or federation.sample",

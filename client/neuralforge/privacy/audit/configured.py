@@ -24,6 +24,7 @@ from neuralforge.privacy.planned import plan
 from neuralforge.privacy.run import PrivateTraining
 from neuralforge.privacy.sampling import PoissonSampler
 from neuralforge.privacy.step import Mechanism
+from neuralforge.training.losses.named import named_loss
 from neuralforge.training.trainer import LoRATrainer
 from neuralforge_common.config.schema import TrainConfig
 from neuralforge_common.noise import standard_normal
@@ -141,5 +142,6 @@ def _trainer(config: TrainConfig, base: BaseModel, **adapter: Any) -> LoRATraine
         int8=training.int8,
         attention=training.attention,
         context_gradients=training.context_gradients,
+        loss=named_loss(training.loss, label_smoothing=training.label_smoothing, weight=training.loss_weight),
         **adapter,
     )
