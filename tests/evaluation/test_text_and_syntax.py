@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuralforge.data.example import Example
-from neuralforge.evaluation.syntax import GRAMMARS, syntax_valid
+from neuralforge.data.grammars import GRAMMARS
+from neuralforge.evaluation.syntax import syntax_valid
 from neuralforge.evaluation.text import edit_similarity, exact_match, levenshtein, line_match
 
 TEXTS = st.text(alphabet="abc\n ", max_size=24)

@@ -141,9 +141,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the configuration, then train, ask or only tell."""
-    from neuralforge.cli.train_session import Debugging, dry_run, interactive, train
-
     from neuralforge.cli.task_shares import shares_given
+    from neuralforge.cli.train_session import Debugging, dry_run, interactive, train
 
     keys = [key for options in OPTIONS.values() for _, key, _, _ in options]
     overrides = {key: value for key in keys if (value := getattr(args, key, None)) is not None}

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuralforge.data.example import Example
+from neuralforge.data.grammars import GRAMMARS
 from neuralforge.evaluation.opened import Generation, OpenedAdapter
-from neuralforge.evaluation.syntax import GRAMMARS, syntax_valid
+from neuralforge.evaluation.syntax import syntax_valid
 from neuralforge.evaluation.text import edit_similarity, exact_match, line_match
 
 WRITTEN_TOKENS = 64
