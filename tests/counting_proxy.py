@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class CountingProxy:
-    """Relays connections to a port; `up` and `down` count bytes. Past a limit it holds them back, or cuts them off."""
+    """Relays connections to a port; `up` and `down` count bytes. Past a limit it holds them back."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -20,10 +22,10 @@ class CountingProxy:
         self.reset()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def reset(self, *, up: int | None = None, down: int | None = None, cut: bool = False) -> None:
-        """Count from zero; past `up` or `down` bytes set `reached` and pass nothing more, or cut and go on counting."""
+    def reset(self, *, up: int | None = None, down: int | None = None) -> None:
+        """Count from zero; past `up` or `down` bytes set `reached` and pass nothing more."""
         self.up = self.down = 0
-        self._most, self._cut, self.reached = {"up": up, "down": down}, cut, threading.Event()
+        self._most, self.reached = {"up": up, "down": down}, threading.Event()
 
     def close(self) -> None:
         self._closed = True
@@ -58,18 +60,22 @@ class CountingProxy:
             while data := source.recv(1 << 14):
                 setattr(self, way, getattr(self, way) + len(data))
                 most = self._most[way]
-                if most is not None and getattr(self, way) > most and not self.reached.is_set():
+                if most is not None and getattr(self, way) > most:
                     self.reached.set()
-                    if self._cut:
-                        self.cut_all()
-                        return
-                if self.reached.is_set() and not self._cut and most is not None:
                     return  # held back: both ends stay open, nothing passes
                 target.sendall(data)
-        if not (self.reached.is_set() and not self._cut):
+        if not self.reached.is_set():
             for end in (source, target):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+
+def wait_for_part(place: Path, size: int) -> None:
+    """Return once an unfinished file of at least `size` bytes lies below `place`."""
+    end = time.monotonic() + 60
+    while (largest := max((part.stat().st_size for part in place.rglob("*.part")), default=0)) < size:
+        assert time.monotonic() < end, f"{largest:,} bytes came through"
+        time.sleep(0.01)
 
 
 @contextmanager

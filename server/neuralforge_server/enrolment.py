@@ -35,6 +35,7 @@ from neuralforge_common.rotation import is_rotation_signed
 from neuralforge_common.secagg.keys import KEY_BYTES
 from neuralforge_server.identity import Identities
 from neuralforge_server.state_folder import ServerState
+from neuralforge_server.unreadable import RefuseUnreadable
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TOKEN_CHARACTERS = 128
@@ -279,7 +280,12 @@ def _moment(seconds: float) -> datetime.datetime:
 
 
 def _server() -> grpc.Server:
-    return grpc.server(ThreadPoolExecutor(4, "enrolment"), options=_OPTIONS, maximum_concurrent_rpcs=64)
+    return grpc.server(
+        ThreadPoolExecutor(4, "enrolment"),
+        interceptors=(RefuseUnreadable(),),
+        options=_OPTIONS,
+        maximum_concurrent_rpcs=64,
+    )
 
 
 def listen_on(server: grpc.Server, credentials: Any, host: str, port: int, key: str) -> int:

@@ -6,7 +6,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import takes_terminal
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., str]
@@ -110,12 +110,6 @@ def altered_base(nf_tiny: Path) -> Callable[..., Path]:
     return make
 
 
-def _at_a_terminal() -> None:
-    os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the controlling terminal
-    # Whoever runs the tests in a shell's background has had Ctrl-C ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Terminal:
     """A program that runs at a terminal, and what it has shown so far."""
 
@@ -123,15 +117,13 @@ class Terminal:
         self._master, slave = pty.openpty()
         self.shown = ""
         self.process = subprocess.Popen(
-            command,
+            takes_terminal(command),
             cwd=cwd,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"} | environment,
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            close_fds=True,
-            preexec_fn=_at_a_terminal,
         )
         os.close(slave)
 

@@ -14,6 +14,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
     *("train", "create-dataset", "test-adapter", "benchmark", "ab-test"),
     *("forget-report", "replay", "audit-privacy"),
+    *("serve", "lsp"),
 )
 
 GUIDES_TROUBLESHOOTING = (

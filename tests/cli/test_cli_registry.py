@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from counting_proxy import counting_proxy
+from counting_proxy import counting_proxy, wait_for_part
 from registry_rig import MALLORY, files_of, make_adapter
 
 from neuralforge.cli.main import main
@@ -230,13 +230,14 @@ def test_a_killed_upload_and_a_killed_pull_go_on(
     with counting_proxy(registry.ports[0]) as proxy:
         there = "--registry", registry.address(proxy.port)
 
-        def killed_on_the_way(*words: object, environment: dict[str, str], **limits: int) -> None:
+        def killed_on_the_way(*words: object, place: Path, environment: dict[str, str], **limits: int) -> None:
             proxy.reset(**limits)
             process = subprocess.Popen(
                 [str(program), *map(str, words), *there], cwd=tmp_path, env=os.environ | environment
             )
             try:
                 assert proxy.reached.wait(60)
+                wait_for_part(place, 2_000_000)
             finally:
                 process.kill()
                 process.wait()
@@ -244,13 +245,13 @@ def test_a_killed_upload_and_a_killed_pull_go_on(
             proxy.reset()
 
         who = alice | {"NEURALFORGE_REGISTRY_TOKEN": publishing}
-        killed_on_the_way(*publish, environment=who, up=2_500_000)
+        killed_on_the_way(*publish, place=registry.place, environment=who, up=2_500_000)
         assert "nothing found" in cli("adapters", "search", "large", *there, cwd=tmp_path, **bob).stdout
         proxy.reset()
         done = cli(*publish, *there, cwd=tmp_path, **who)
         assert done.returncode == 0, done.stderr
         assert proxy.up < 3_000_000
-        killed_on_the_way(*pull, environment=bob, down=2_500_000)
+        killed_on_the_way(*pull, place=Path(bob["NEURALFORGE_HOME"]), environment=bob, down=2_500_000)
         assert not (tmp_path / "pulled.lora").exists()
         done = cli(*pull, *there, cwd=tmp_path, **bob)
         assert done.returncode == 0, done.stderr

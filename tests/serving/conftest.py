@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import hears_ctrl_c
 
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
@@ -149,12 +150,10 @@ def start(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         def run(*arguments: object, home: Path | None = None) -> Running:
             home = home or tmp_path_factory.mktemp("home") / "nf"
             process = subprocess.Popen(
-                [str(program), *map(str, arguments)],
+                hears_ctrl_c([str(program), *map(str, arguments)]),
                 env={"OMP_NUM_THREADS": "1"} | os.environ | {"NEURALFORGE_HOME": str(home)},
                 stdout=subprocess.PIPE,
                 text=True,
-                # Whoever runs the tests in a shell's background has had Ctrl-C ignored, and children inherit that.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             stack.callback(_kill, process)
             assert process.stdout is not None

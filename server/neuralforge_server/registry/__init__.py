@@ -8,6 +8,5 @@ audit       who did what, when                          index       what a calle
 place       the registry's folder, opened               service     the gRPC service
 requests    what a request must be                      answers     our errors as gRPC's
 callers     who a call is from                          streams     how many at a time
-unreadable  bytes that are no message                   wire        nouns as messages
-serve       both ports, answering
+serve       both ports, answering                       wire        nouns as messages
 """

@@ -18,8 +18,8 @@ from neuralforge_server.registry.callers import by_certificate, by_token
 from neuralforge_server.registry.place import Registry
 from neuralforge_server.registry.service import MAX_MESSAGE_BYTES, Facts, RegistryService
 from neuralforge_server.registry.streams import Streams
-from neuralforge_server.registry.unreadable import RefuseUnreadable
 from neuralforge_server.state_folder import ServerState
+from neuralforge_server.unreadable import RefuseUnreadable
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -1,4 +1,4 @@
-"""Bytes that are no message: refused as any request that makes no sense.
+"""Bytes that are no message: refused as any request that makes no sense, by every gRPC server of ours.
 
 gRPC's own refusal writes a traceback into the log, and keeps the stream open for as long as the connection.
 """
