@@ -100,18 +100,35 @@ def run_program(
         return 1
 
 
+def add_command(subparsers: argparse._SubParsersAction[Parser], command: Command) -> Parser:
+    """Declare a command, its help ending with its examples."""
+    parser = subparsers.add_parser(
+        command.NAME,
+        help=command.SUMMARY,
+        description=command.SUMMARY,
+        epilog=f"examples:\n{command.EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.configure(parser)
+    return parser
+
+
+def add_actions(parser: argparse.ArgumentParser, actions: Iterable[Command]) -> None:
+    """Declare the commands of a command, as `adapters show`; which one was asked for is `action`."""
+    subparsers = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    for action in actions:
+        add_command(subparsers, action)
+
+
+def run_action(args: argparse.Namespace, actions: Iterable[Command]) -> int:
+    """Do what was asked for; returns the exit status."""
+    return next(action for action in actions if args.action == action.NAME).run(args)
+
+
 def _parser(name: str, description: str, commands: Iterable[Command]) -> Parser:
     parser = Parser(prog=name, description=description)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in commands:
-        sub = subparsers.add_parser(
-            command.NAME,
-            help=command.SUMMARY,
-            description=command.SUMMARY,
-            epilog=f"examples:\n{command.EXAMPLES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
+        add_command(subparsers, command).set_defaults(run=command.run)
     return parser

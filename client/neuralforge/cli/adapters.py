@@ -16,7 +16,7 @@ from neuralforge.cli import (
     adapters_verify,
     adapters_yank,
 )
-from neuralforge_common.command_line import Command
+from neuralforge_common.command_line import Command, add_actions, run_action
 
 NAME = "adapters"
 SUMMARY = "List, look into, verify, join, export, load, search and pull adapters."
@@ -43,18 +43,9 @@ ACTIONS: tuple[Command, ...] = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the actions."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
-    for action in ACTIONS:
-        sub = actions.add_parser(
-            action.NAME,
-            help=action.SUMMARY,
-            description=action.SUMMARY,
-            epilog=f"examples:\n{action.EXAMPLES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        action.configure(sub)
+    add_actions(parser, ACTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for."""
-    return next(action for action in ACTIONS if args.action == action.NAME).run(args)
+    return run_action(args, ACTIONS)

@@ -142,19 +142,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve the configuration, then train, ask or only tell."""
     from neuralforge.cli.task_shares import shares_given
-    from neuralforge.cli.train_session import Debugging, dry_run, interactive, train
 
     keys = [key for options in OPTIONS.values() for _, key, _, _ in options]
     overrides = {key: value for key in keys if (value := getattr(args, key, None)) is not None}
     if "tasks" in overrides:
         overrides |= shares_given(overrides.pop("tasks"))
     if args.interactive:
+        from neuralforge.cli.train_interactive import interactive
+
         overrides = interactive(args.config, overrides)
+    if args.dry_run:
+        from neuralforge.cli.train_preview import dry_run
+
+        return dry_run(args.config, overrides)
+    from neuralforge.cli.train_session import Debugging, train
+
     debugging = Debugging(
         log_level=args.log_level,
         profile_memory=args.profile_memory,
         track_gradients=args.track_gradients,
     )
-    if args.dry_run:
-        return dry_run(args.config, overrides)
     return train(args.config, overrides, debugging)

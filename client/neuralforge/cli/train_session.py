@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.prompt import Prompt
-from rich.table import Table
 from rich.text import Text
 
 from neuralforge.cli.console import plain_console
 from neuralforge.cli.continuing import (
     checkpoint_folder,
-    continued,
     find_key,
     finish,
     forget_history,
@@ -31,23 +28,22 @@ from neuralforge.cli.continuing import (
 from neuralforge.cli.focusing import focus_line, focus_of, wanted_detectors
 from neuralforge.cli.present import dataset_table
 from neuralforge.cli.private_session import (
-    as_private,
     closing,
     keep_private,
-    preview_private,
     private_options,
     private_session,
     way_on,
 )
+from neuralforge.cli.train_settled import print_notices, settled
 from neuralforge.data.configured import read_dataset
 from neuralforge.data.dataset import Dataset
 from neuralforge.data.git import NothingChanged
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
 from neuralforge_common.atomic import storage_errors
-from neuralforge_common.config.load import ResolvedConfig, flatten, resolve_train_config
+from neuralforge_common.config.load import ResolvedConfig
 from neuralforge_common.config.schema import TrainConfig
-from neuralforge_common.errors import ConfigError, StorageError
+from neuralforge_common.errors import StorageError
 from neuralforge_common.folder import check_replaceable
 from neuralforge_common.stop import StopRequest
 
@@ -56,9 +52,6 @@ if TYPE_CHECKING:
     from neuralforge.continual.keys import Key
     from neuralforge.privacy.session import PrivateSession
     from neuralforge.training.trainer import LoRATrainer, TrainResult
-
-CHARACTERS_PER_TOKEN = 3.3
-"""Of code, for estimates made without a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +66,7 @@ class Debugging:
 def train(file: str | None, overrides: dict[str, object], debugging: Debugging) -> int:
     """Run a whole training; returns the exit status."""
     console = plain_console(soft_wrap=not sys.stdout.isatty())
-    resolved = _settled(file, overrides)
+    resolved = settled(file, overrides)
     config = resolved.config
     if config.privacy.enabled and config.federation.server is None:
         keep_private(config)
@@ -83,7 +76,7 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
         from neuralforge.cli.federated_session import take_part
 
         return take_part(resolved, log_level=debugging.log_level)
-    _print_notices(resolved, console)
+    print_notices(resolved, console)
     key = find_key(resolved) if remembers(resolved) else None
     try:
         dataset = read_dataset(config)
@@ -133,95 +126,6 @@ def _train(
     return 0
 
 
-def dry_run(file: str | None, overrides: dict[str, object]) -> int:
-    """Print the resolved configuration and what it would take; needs neither the base nor the network."""
-    console = plain_console()
-    resolved = _settled(file, overrides)
-    config = resolved.config
-    wanted_detectors(config)
-    table = Table(title="configuration", title_justify="left")
-    for name in ("key", "value", "from"):
-        table.add_column(name, overflow="fold")
-    for key, value in flatten(config).items():
-        table.add_row(key, "" if value is None else str(value), str(resolved.origins[key]))
-    console.print(table)
-    try:
-        dataset = read_dataset(config)
-    except NothingChanged as nothing:
-        console.print(f"{nothing.message}: there is nothing to learn")
-        return 0
-    if config.federation.server is not None:
-        from neuralforge.cli.federated_session import preview
-
-        preview(resolved, dataset, console)
-        return 0
-    _print_notices(resolved, console)
-    console.print(dataset_table(dataset.report))
-    if (focus := focus_of(config, dataset)) is not None:
-        console.print(focus_line(focus))
-    training = config.training
-    if config.privacy.enabled:
-        preview_private(config, dataset, console)
-        return 0
-    if config.tasks.shares:
-        from neuralforge.cli.task_shares import as_tasks
-
-        dataset = as_tasks(dataset, config.tasks.shares)
-    batches = -(-len(dataset.train) // training.batch_size)
-    per_epoch = -(-batches // training.gradient_accumulation_steps)
-    steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
-    characters = sum(min(len(e.context) + len(e.completion), 4 * config.dataset.max_length) for e in dataset.train)
-    tokens = characters / CHARACTERS_PER_TOKEN * steps / per_epoch
-    console.print(
-        f"{len(dataset.train):,} examples, {len(dataset.evaluation):,} held out; {per_epoch:,} steps an epoch, "
-        f"{steps:,} steps in all, about {tokens:,.0f} tokens\nthe adapter would go to {config.adapter_path}"
-    )
-    return 0
-
-
-def interactive(file: str | None, overrides: dict[str, object]) -> dict[str, object]:
-    """Ask for what a first run needs and nobody has given; answers stand beside what the command line gave."""
-    if not sys.stdin.isatty():
-        raise ConfigError(["--interactive needs a terminal to ask at"], hint="give the options on the command line")
-    resolved = _resolve(file, overrides)
-    given = {key for key, origin in resolved.origins.items() if origin.kind != "default"}
-    answers = dict(overrides)
-    if not {"dataset.from_git", "dataset.train_file", "dataset.sources"} & given:
-        place = Path(_ask("Learn from which repository, folder or .jsonl file?", default=".")).expanduser()
-        if place.is_file():
-            answers["dataset.train_file"] = str(place)
-        elif (place / ".git").exists():
-            answers["dataset.from_git"] = str(place)
-        else:
-            answers["dataset.sources"] = [str(place)]
-    questions = {
-        "model.base": "Which base model?",
-        "model.adapter_name": "A name for the adapter?",
-        "training.epochs": "How many epochs?",
-    }
-    defaults = flatten(resolved.config)
-    return answers | {
-        key: _ask(question, default=str(defaults[key])) for key, question in questions.items() if key not in given
-    }
-
-
-def _ask(question: str, *, default: str) -> str:
-    try:
-        return Prompt.ask(question, default=default)
-    except (EOFError, KeyboardInterrupt):  # Ctrl-D, Ctrl-C: whoever was asked has gone
-        print()  # the cursor still stands behind the question
-        raise KeyboardInterrupt from None
-
-
-def _resolve(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
-    return resolve_train_config(Path(file) if file else None, overrides, os.environ)
-
-
-def _settled(file: str | None, overrides: dict[str, object]) -> ResolvedConfig:
-    resolved = continued(_resolve(file, overrides))
-    return as_private(resolved, remembers=remembers(resolved))
-
-
 def _check_writable(config: TrainConfig) -> None:
     # Found out now, not after an hour of training.
     output = config.output
@@ -231,29 +135,6 @@ def _check_writable(config: TrainConfig) -> None:
         if not os.access(folder, os.W_OK):
             raise StorageError(f"cannot write {folder}: permission denied", hint="choose a folder you may write to")
     check_replaceable(config.adapter_path)
-
-
-def _print_notices(resolved: ResolvedConfig, console: Console) -> None:
-    for notice in (*resolved.notices, *_not_used(resolved)):
-        console.print(notice)
-
-
-def _not_used(resolved: ResolvedConfig) -> list[str]:
-    """Keys that a file may set and that this run has no use for, in words."""
-    reasons: dict[str, str] = {}
-    if not resolved.config.training.focus_on and not resolved.config.dataset.features:
-        reasons["training.focus_weight"] = "training.focus_on and dataset.features name nothing"
-    if not remembers(resolved):
-        reasons |= {
-            "optimization.ewc_lambda": "a first session has no older knowledge to keep",
-            "optimization.replay_buffer_size": "a first session has nothing to replay",
-            "optimization.der_alpha": "a first session has nothing to replay",
-        }
-    if resolved.config.optimization.continue_from is None:
-        reasons["optimization.progressive"] = "a first session is the first block"
-    return [
-        f"{key}: read and not used, {why}" for key, why in reasons.items() if str(resolved.origins[key]) != "default"
-    ]
 
 
 def _learner(resolved: ResolvedConfig, key: Key | None, console: Console) -> IncrementalLearner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuralforge.data.example import Example
 from neuralforge.tasks.function import functions_in
@@ -30,14 +30,11 @@ class BugDetection:
             mark = COMMENT.get(function.language, "//")
             for mutant in mutants(function, self.per_function, seed=self.seed):
                 asked = f"{mark} Task: one line of this function is wrong.\n"
-                yield Example(
+                yield replace(
+                    example,
                     context=f"{asked}{mutant.text}{mark} That line, fixed:\n",
                     completion=mutant.fixed,
+                    suffix="",
                     language=function.language,
-                    repo=example.repo,
-                    path=example.path,
-                    commit=example.commit,
-                    time=example.time,
-                    license=example.license,
                     kind=self.name,
                 )

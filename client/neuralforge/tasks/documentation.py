@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuralforge.data.example import Example
 from neuralforge.tasks.function import Function, functions_in, lines_of, parse_python
@@ -36,15 +36,12 @@ class Documentation:
                 continue
             code, documentation = found
             mark = COMMENT.get(function.language, "//")
-            yield Example(
+            yield replace(
+                example,
                 context=f"{mark} Task: document this function.\n{code}{mark} Documentation:\n",
                 completion=documentation,
+                suffix="",
                 language=function.language,
-                repo=example.repo,
-                path=example.path,
-                commit=example.commit,
-                time=example.time,
-                license=example.license,
                 kind=self.name,
             )
 
