@@ -1,8 +1,11 @@
 """Feeds readers of what strangers send with bytes that no test thought of: `scripts/fuzz.py TARGET --seconds 60`.
 
 Coverage-guided, by atheris (`pip install atheris`, Linux). A reader may refuse with a NeuralForgeError and with nothing
-else; any other exception, a hang of 20 s or 1 GiB of memory ends the run with status 1 and leaves the input as a file.
-The seeds are one small adapter's own files, made anew each time, with a new key.
+else; any other exception, a hang of 20 s or 1 GiB of memory ends the run with a status that is not 0 and leaves the
+input as a file. The seeds are one small adapter's own files, made anew each time.
+
+`registry.METHOD` calls a method of a real registry on loopback; what must hold then stands in `fuzzing/registry.py`.
+`all` runs every target for so many seconds, one after the other; with --seconds 600 it is a matter of hours.
 """
 
 from __future__ import annotations
@@ -13,77 +16,95 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import atheris
 
 with atheris.instrument_imports(include=["neuralforge_common", "neuralforge"]):
     from neuralforge.data.jsonl import decode_example
+    from neuralforge.registry.listing import listing
+    from neuralforge_common.certificates import create_request, read_request
     from neuralforge_common.codec import decode_tensors
     from neuralforge_common.folder import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter_folder
     from neuralforge_common.metadata import decode_metadata
     from neuralforge_common.peft_config import decode_peft_config
-    from neuralforge_common.signing.envelope import decode_bundle
+    from neuralforge_common.protocol import registry_pb2 as messages
+    from neuralforge_common.registry.index import INDEX_TYPE, Index, IndexEntry, check_current, read_index, sign_index
+    from neuralforge_common.registry.release import ReleaseFile, ReleaseName, check_tags, release_digest
+    from neuralforge_common.signing.envelope import decode_bundle, encode_bundle, seal
     from neuralforge_common.signing.statement import PAYLOAD_TYPE, decode_statement
     from neuralforge_common.strict_json import parse_json_object
 
-import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
+from fuzzing.adapters import KEY, small_adapter
+from google.protobuf.message import DecodeError
 
-from neuralforge_common.adapter import AdapterSpec, AdapterState
 from neuralforge_common.errors import NeuralForgeError
-from neuralforge_common.folder import METADATA, SIGNATURE, AdapterMetadata, write_adapter_folder
-from neuralforge_common.signing.keys import generate_key
-from neuralforge_common.signing.sign import sign_adapter
+from neuralforge_common.folder import METADATA, SIGNATURE
 
 _PARTS = (PEFT_CONFIG, PEFT_WEIGHTS, METADATA)
+_METHODS = ("Describe", "BeginPublish", "Upload", "FinishPublish", "Search", "Resolve", "Download", "Yank", "Index")
+_REGISTRY = tuple(f"registry.{name}" for name in (*_METHODS, "publishing"))
 
 
 def main() -> None:
     """Fuzz one target; libFuzzer ends the process."""
+    targets = [*sorted(_DECODERS), "folder", *_REGISTRY]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", choices=[*sorted(_DECODERS), "folder"])
-    parser.add_argument("--seconds", type=int, default=60, metavar="N", help="how long (60)")
+    parser.add_argument("target", choices=[*targets, "all"])
+    parser.add_argument("--seconds", type=int, default=60, metavar="N", help="how long, each target (60)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the mutations (1)")
     parser.add_argument("--findings", type=Path, default=Path(), metavar="DIR", help="where a finding is left (.)")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="one input, such as a finding, and nothing else")
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.place is None:
-        # libFuzzer ends its process where it stands: whoever cleans up after it is another one.
+    if args.place is not None:
+        _fuzz(args)
+    # libFuzzer ends its process where it stands: whoever cleans up after it is another one.
+    status = 0
+    for target in targets if args.target == "all" else [args.target]:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as made:
-            sys.exit(subprocess.run([sys.executable, __file__, *sys.argv[1:], "--place", made]).returncode)
-    place: Path = args.place
-    adapter = _small_adapter(place / "small.lora")
-    corpus = place / "corpus"
-    corpus.mkdir()
-    for number, seed in enumerate(_seeds(args.target, adapter)):
-        (corpus / str(number)).write_bytes(seed)
-    read = _folder_reader(adapter) if args.target == "folder" else _DECODERS[args.target]
+            options = ["--seconds", str(args.seconds), "--seed", str(args.seed), "--findings", str(args.findings)]
+            options += ["--replay", str(args.replay)] if args.replay else []
+            done = subprocess.run([sys.executable, __file__, target, *options, "--place", made])
+        status = status or done.returncode
+    sys.exit(status)
 
+
+def _fuzz(args: argparse.Namespace) -> NoReturn:
+    adapter = small_adapter(args.place / "small.lora")
+    mutate: dict[str, Any] = {}
+    if args.target in _REGISTRY:
+        with atheris.instrument_imports(include=["neuralforge_common", "neuralforge_server"]):
+            from fuzzing.registry import Harness
+        harness = Harness(args.target, args.place, adapter, quiet=args.replay is None)
+        one: Callable[[bytes], object] = harness.one
+        seeds, mutate = harness.seeds(), {"custom_mutator": harness.mutate}
+    else:
+        one = _may_refuse(_folder_reader(adapter) if args.target == "folder" else _DECODERS[args.target])
+        seeds = _seeds(args.target, adapter)
+    corpus = args.place / "corpus"
+    corpus.mkdir()
+    for number, seed in enumerate(seeds):
+        (corpus / str(number)).write_bytes(seed)
+
+    options = [f"-max_total_time={args.seconds}", f"-seed={args.seed}", "-timeout=20", "-rss_limit_mb=1024"]
+    options += ["-max_len=8192", f"-artifact_prefix={args.findings}/", "-verbosity=0", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *options, str(args.replay or corpus)], one, **mutate)
+    atheris.Fuzz()
+    sys.exit(0)
+
+
+def _may_refuse(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
     def one(data: bytes) -> None:
         try:
             read(data)
         except NeuralForgeError:
             return
 
-    options = [f"-max_total_time={args.seconds}", f"-seed={args.seed}", "-timeout=20", "-rss_limit_mb=1024"]
-    options += ["-max_len=8192", f"-artifact_prefix={args.findings}/", "-verbosity=0", "-print_final_stats=1"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one)
-    atheris.Fuzz()
-
-
-def _small_adapter(path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    stem = "base_model.model.model.layers.0.self_attn.q_proj"
-    state = AdapterState(
-        {
-            f"{stem}.lora_A.weight": generator.standard_normal((2, 8), dtype=np.float32),
-            f"{stem}.lora_B.weight": generator.standard_normal((8, 2), dtype=np.float32),
-        }
-    )
-    spec = AdapterSpec(base="acme/tiny", base_fingerprint="f" * 64, rank=2, alpha=4.0, target_modules=("q_proj",))
-    write_adapter_folder(path, spec=spec, state=state, metadata=AdapterMetadata(name="small"))
-    sign_adapter(path, generate_key("p256"))
-    return path
+    return one
 
 
 def _seeds(target: str, adapter: Path) -> list[bytes]:
@@ -97,6 +118,11 @@ def _seeds(target: str, adapter: Path) -> list[bytes]:
         "weights": [files[PEFT_WEIGHTS]],
         "bundle": [files[SIGNATURE]],
         "statement": [bundle.payload],
+        "signing_request": [create_request(ec.derive_private_key(8472, ec.SECP384R1()))],
+        "index": [sign_index(_INDEX, KEY)],
+        "index_text": [decode_bundle(sign_index(_INDEX, KEY), payload_type=INDEX_TYPE, what="seed").payload],
+        "release": [b"blue/spring@1.2.0-rc.1+build\0java spring\0" + f"model.sig {'f' * 64} 9\0".encode()],
+        "listing": [_LISTED.SerializeToString()],
         "jsonl": [example, b'{"prompt": "a", "completion": "b"}'],
         # The first byte says which of the files the others replace.
         "folder": [bytes([number]) + files[name] for number, name in enumerate(_PARTS)],
@@ -121,6 +147,48 @@ def _folder_reader(adapter: Path) -> Callable[[bytes], object]:
     return read
 
 
+def _signed_index(payload: bytes) -> None:
+    """Reads what the registry's own key has signed, and asks it what a client asks."""
+    index = read_index(encode_bundle(seal(KEY, INDEX_TYPE, payload)), KEY.public)
+    index.latest("blue", "spring"), index.find("blue", "spring", "1.0.0")
+    check_current(index, (_INDEX,), now=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def _release(data: bytes) -> None:
+    """A name, tags and files, each behind a NUL."""
+    name, *others = data.decode("utf-8", "replace").split("\0")
+    parsed = ReleaseName.parse(name)
+    if ReleaseName.parse(str(parsed)) != parsed:
+        raise AssertionError(f"{name!r} reads otherwise when it was written")
+    if parsed.version is not None and not parsed.version <= parsed.version:
+        raise AssertionError(f"{name!r} is newer than itself")
+    check_tags(others[0].split() if others else ())
+    words = [line.split(" ") for line in others[1:]]
+    files = [ReleaseFile(name=w[0], sha256=w[1], size=len(w[2])) for w in words if len(w) == 3]
+    release_digest(files)
+
+
+def _listing(data: bytes) -> None:
+    try:
+        message = messages.Release.FromString(data)
+    except DecodeError:  # gRPC's to refuse
+        return
+    listing(message).to_facts()
+
+
+_ENTRY = IndexEntry(team="blue", name="spring", version="1.0.0", digest="f" * 64, size=9, yanked=False)
+_INDEX = Index(registry="team", version=7, expires=datetime(2027, 1, 1, tzinfo=UTC), view="x", entries=(_ENTRY,))
+_LISTED = messages.Release(
+    team="blue",
+    name="spring",
+    version="1.0.0",
+    visibility=messages.TEAM,
+    tags=["spring"],
+    files=[messages.File(name="model.sig", sha256="f" * 64, size=9)],
+    published=1.7e9,
+    description="two\nlines",
+)
+
 _DECODERS: dict[str, Callable[[bytes], object]] = {
     "json": lambda data: parse_json_object(data, what="fuzz", limit=1 << 20),
     "metadata": decode_metadata,
@@ -128,6 +196,11 @@ _DECODERS: dict[str, Callable[[bytes], object]] = {
     "weights": lambda data: decode_tensors(io.BytesIO(data), len(data), what="fuzz"),
     "bundle": lambda data: decode_bundle(data, payload_type=PAYLOAD_TYPE, what="fuzz"),
     "statement": decode_statement,
+    "signing_request": read_request,
+    "index": lambda data: read_index(data, KEY.public),
+    "index_text": _signed_index,
+    "release": _release,
+    "listing": _listing,
     "jsonl": lambda data: decode_example(data, "fuzz:1", complete=False),
 }
 

@@ -7,7 +7,7 @@ import shlex
 import yaml
 
 from neuralforge_common.adapter import AdapterSpec
-from neuralforge_common.lineage import Composition
+from neuralforge_common.lineage import Composition, Predecessor
 from neuralforge_common.metadata import AdapterMetadata, Scores
 from neuralforge_common.privacy import Level, PrivacyStatement
 
@@ -28,7 +28,7 @@ def model_card(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
         f"# {_escape(metadata.name)}",
         f"## What it does\n\n{metadata.description.strip() or _what_it_does(metadata, spec)}",
         f"## Best for\n\n{_best_for(metadata, spec)}",
-        *([f"## Made of\n\n{_made_of(metadata.composition)}"] if metadata.composition else []),
+        *([f"## Made of\n\n{_made_of(metadata.composition, metadata.parent)}"] if metadata.composition else []),
         f"## Training data\n\n{_training_data(metadata)}",
         f"## Evaluation\n\n{_evaluation(metadata)}",
         f"## How to load\n\n{_how_to_load(metadata, spec)}",
@@ -68,18 +68,19 @@ def _best_for(metadata: AdapterMetadata, spec: AdapterSpec) -> str:
     return "\n".join(lines)
 
 
-def _made_of(composition: Composition) -> str:
+def _made_of(composition: Composition, parent: Predecessor | None) -> str:
     learnt = composition.learnt_on
     chosen = f"learnt on {learnt:,} samples" if learnt else "chosen by whoever composed it"
+    afterwards = "not trained" if parent is None else "and then trained"
     rows = [
-        f"Composed, not trained: {_escape(composition.method)}. The weights were {chosen}.",
+        f"Composed, {afterwards}: {_escape(composition.method)}. The weights were {chosen}.",
         "",
         "| Adapter | Version | Weight | SHA-256 of its weights |",
         "|---|---|---|---|",
     ]
-    for parent in composition.parents:
-        name, version = (_escape(text).replace("|", "\\|") for text in (parent.name, parent.version))
-        rows.append(f"| {name} | {version} | {parent.weight:g} | `{parent.digest}` |")
+    for part in composition.parents:
+        name, version = (_escape(text).replace("|", "\\|") for text in (part.name, part.version))
+        rows.append(f"| {name} | {version} | {part.weight:g} | `{part.digest}` |")
     return "\n".join(rows)
 
 
@@ -87,6 +88,11 @@ def _training_data(metadata: AdapterMetadata) -> str:
     lines = []
     if metadata.composition is not None:
         lines.append("- What its parents learnt from, see their own cards")
+    if metadata.parent is not None:
+        name, version = _escape(metadata.parent.name), _escape(metadata.parent.version)
+        lines.append(
+            f"- What {name} {version} had learnt, weights `{metadata.parent.digest}`: training went on from it"
+        )
     if metadata.training_samples is not None:
         lines.append(f"- {metadata.training_samples:,} samples of code")
     if metadata.dataset_digest:

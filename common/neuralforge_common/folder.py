@@ -86,6 +86,12 @@ class AdapterFolder:
     tokenizer_path: Path | None = None
     notices: tuple[str, ...] = ()
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights' file, 64 hex digits; where metadata lacks it, of the file that we would write."""
+        known = self.metadata.digests
+        return known.get(PEFT_WEIGHTS) or known.get(WEIGHTS) or hashlib.sha256(encode_tensors(self.state)).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterClaims:

@@ -1,4 +1,4 @@
-"""What an adapter was made of, where it was composed of others and not trained itself."""
+"""What an adapter comes from: the one that its training went on from, or those that it was composed of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Predecessor:
+    """The adapter that a training went on from: `digest` is the SHA-256 of its weights' file as it was then.
+
+    Raises:
+        AdapterError: a value that no adapter can have.
+    """
+
+    name: str
+    version: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_identity("parent", self.name, self.version, self.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """An adapter that went into another: `digest` is the SHA-256 of its weights' file, `weight` its factor.
 
@@ -28,11 +44,7 @@ class Parent:
     weight: float
 
     def __post_init__(self) -> None:
-        for key, text in (("name", self.name), ("version", self.version)):
-            if not isinstance(text, str) or len(text) > 1024 or not is_plain_text(text):
-                raise AdapterError(f"composition: {key}: wanted one line of text, got {shortened(text)}")
-        if not isinstance(self.digest, str) or not _SHA256.fullmatch(self.digest):
-            raise AdapterError(f"composition: digest: wanted 64 hex digits, got {shortened(self.digest)}")
+        _check_identity("composition", self.name, self.version, self.digest)
         number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
         if not number or not math.isfinite(self.weight) or abs(self.weight) > 1e6:
             raise AdapterError(f"composition: weight: wanted a finite number, got {shortened(self.weight)}")
@@ -63,6 +75,16 @@ class Composition:
             raise AdapterError(f"composition: learnt_on: wanted a whole number from 1 on, got {shortened(count)}")
 
 
+def decode_predecessor(value: object) -> Predecessor:
+    """Reads what JSON made of a `Predecessor`; unknown keys are ignored.
+
+    Raises:
+        AdapterError: it is not one.
+    """
+    document = _object("parent", value)
+    return Predecessor(**{key: document.get(key) for key in ("name", "version", "digest")})  # type: ignore[arg-type]
+
+
 def decode_composition(value: object) -> Composition:
     """Reads what JSON made of a `Composition`; unknown keys are ignored.
 
@@ -85,6 +107,14 @@ def decode_composition(value: object) -> Composition:
         parents=tuple(parents),
         learnt_on=document.get("learnt_on"),  # type: ignore[arg-type]
     )
+
+
+def _check_identity(what: str, name: object, version: object, digest: object) -> None:
+    for key, text in (("name", name), ("version", version)):
+        if not isinstance(text, str) or len(text) > 1024 or not is_plain_text(text):
+            raise AdapterError(f"{what}: {key}: wanted one line of text, got {shortened(text)}")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise AdapterError(f"{what}: digest: wanted 64 hex digits, got {shortened(digest)}")
 
 
 def _object(name: str, value: object) -> dict[str, object]:

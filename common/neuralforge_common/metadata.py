@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 from neuralforge_common.errors import AdapterError, PrivacyError
-from neuralforge_common.lineage import Composition, decode_composition
+from neuralforge_common.lineage import Composition, Predecessor, decode_composition, decode_predecessor
 from neuralforge_common.privacy import PrivacyStatement
 from neuralforge_common.strict_json import is_plain_text, parse_json_object, shortened
 
@@ -57,7 +57,8 @@ class AdapterMetadata:
     `accuracy` is the adapter's token accuracy on held-out examples, 0 to 1; `created` is RFC 3339 in UTC
     ("2026-01-31T09:30:00Z"); `dataset_digest` is SHA-256 of the training data; `digests` maps file names of the folder
     to their SHA-256; `privacy` is what the adapter tells at most about the data that it learnt from;
-    `federation_rounds` is None where it was not trained in a federation, `composition` where it was not made of others;
+    `federation_rounds` is None where it was not trained in a federation, `parent` where its training did not go on from
+    another adapter, `composition` where it was not made of others;
     `allow_worse` says that it was published although it does not beat its base.
     `write_adapter_folder` fills in what the adapter itself knows: size_mb (10⁶ bytes), base_revision, base_fingerprint,
     rank, alpha, target_modules and digests.
@@ -86,6 +87,7 @@ class AdapterMetadata:
     evaluation: Evaluation | None = None
     privacy: PrivacyStatement | None = None
     federation_rounds: int | None = None
+    parent: Predecessor | None = None
     composition: Composition | None = None
     allow_worse: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -148,6 +150,8 @@ def decode_metadata(data: bytes) -> AdapterMetadata:
             known["evaluation"] = _evaluation(known["evaluation"])
         if known.get("privacy") is not None:
             known["privacy"] = _privacy(known["privacy"])
+        if known.get("parent") is not None:
+            known["parent"] = decode_predecessor(known["parent"])
         if known.get("composition") is not None:
             known["composition"] = decode_composition(known["composition"])
         return AdapterMetadata(**known)  # type: ignore[arg-type]  # __post_init__ checks every type

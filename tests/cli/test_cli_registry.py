@@ -27,6 +27,12 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., str]
 Captured = pytest.CaptureFixture[str]
 
+LOOPBACK_UP = """
+import fcntl, socket, struct
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+"""
+
 WORSE = Evaluation(base=Scores(perplexity=3.0), adapter=Scores(perplexity=6.0), samples=40)
 SERVER = Path(sys.executable).with_name("nf-server")
 
@@ -175,6 +181,29 @@ def test_one_publishes_and_another_finds_pulls_and_verifies(
     assert "warning: this version was yanked: wrong data" in done.stdout
 
 
+def test_what_is_private_is_for_another_team_what_is_not_there(
+    registry: Served, cli: Cli, refused: Refused, alice: dict[str, str], tmp_path: Path
+) -> None:
+    made = ready(tmp_path / "made.lora", alice, name="secret")
+    assert cli("publish", "--adapter", made, "--private", cwd=tmp_path, **alice).returncode == 0
+    registry.operate("team", "add", "others")
+    token = registry.operate("token", "--team", "others", "--scope", "admin").split()[-1]
+    eve = {"NEURALFORGE_HOME": str(tmp_path / "eve"), "NEURALFORGE_REGISTRY_TOKEN": token}
+    done = cli("adapters", "login", registry.address(), cwd=tmp_path, **eve)
+    assert "team         others, admin" in done.stdout
+    assert "nothing found" in cli("adapters", "search", "secret", cwd=tmp_path, **eve).stdout
+    for words in (
+        ("adapters", "pull", "my-company/{}"),
+        ("adapters", "pull", "my-company/{}@1.0.0"),
+        ("adapters", "yank", "my-company/{}@1.0.0", "--reason", "x"),
+    ):
+        there, absent = (
+            refused(*(word.format(name) for word in words), cwd=tmp_path, **eve) for name in ("secret", "nothing")
+        )
+        assert there.replace("secret", "nothing") == absent
+    assert "secret" in cli("adapters", "search", "secret", cwd=tmp_path, **alice).stdout
+
+
 def test_what_may_not_be_published_is_refused_before_anybody_is_called(
     refused: Refused, alice: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -286,12 +315,13 @@ def test_an_older_copy_of_the_registry_is_noticed(
 
 
 @pytest.mark.slow
-def test_what_calls_nobody_works_without_a_network(program: Path, tmp_path: Path) -> None:
+def test_what_calls_nobody_works_without_a_network(program: Path, adapter: Path, tmp_path: Path) -> None:
     isolated = ["unshare", "--map-root-user", "--net"]
     if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], capture_output=True).returncode:
         pytest.skip("this system makes no network namespaces")
     for name in ("one", "two"):
         make_adapter(tmp_path / f"{name}.lora", key=None, name=name)
+    shutil.copytree(adapter, tmp_path / "team.lora")
     script = f"""
         set -e
         nf() {{ '{program}' "$@"; }}
@@ -303,6 +333,13 @@ def test_what_calls_nobody_works_without_a_network(program: Path, tmp_path: Path
         nf adapters show one.lora
         nf adapters compose one.lora two.lora --weights 0.5,0.5 --method cat -o both.lora
         nf adapters export one.lora --to peft -o peft
+        nf adapters export team.lora --to merged -o merged
+        nf lsp --adapter team.lora < /dev/null
+        '{sys.executable}' -c '{LOOPBACK_UP}'
+        '{program}' --adapter team.lora --port 0 > served &
+        until grep 'on nf-tiny at http' served; do sleep 0.2; kill -0 $!; done
+        nf adapters load team.lora
+        kill $!
         ! nf publish --adapter one.lora --public --registry nf://127.0.0.1:9#sha256:{"0" * 64}
     """
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -102,6 +103,18 @@ def test_a_continued_session_says_what_it_builds_on_and_what_it_left(second: tup
     assert "read and not used" not in output
     assert {"sessions.json", "ewc.safetensors", "replay", "held-out"} <= below(place)
     assert not {"next", "session-2", "held-out.jsonl"} & below(place)
+
+
+def test_a_continued_adapter_names_the_one_that_it_went_on_from(
+    cli: Cli, first: Path, second: tuple[Path, str], tmp_path: Path
+) -> None:
+    before = hashlib.sha256((first / "my-adapter.lora" / "lora_weights.bin").read_bytes()).hexdigest()
+    assert read_adapter_folder(first / "my-adapter.lora").metadata.parent is None
+    parent = read_adapter_folder(second[0] / "my-adapter.lora").metadata.parent
+    assert parent is not None
+    assert (parent.name, parent.digest) == ("my-adapter", before)
+    shown = cli("adapters", "show", second[0] / "my-adapter.lora", cwd=tmp_path).stdout
+    assert f"goes on from my-adapter 1.0.0 ({before[:12]}…)" in " ".join(shown.split())
 
 
 def test_the_report_shows_both_sessions(cli: Cli, second: tuple[Path, str], rows: Any) -> None:

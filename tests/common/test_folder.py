@@ -1,5 +1,6 @@
 """The .lora folder: what is written comes back, in one piece, and stays readable for plain PEFT."""
 
+import errno
 import hashlib
 import json
 import os
@@ -228,6 +229,24 @@ def test_a_copy_without_hard_links_reads_the_same(folder: Path) -> None:
     shutil.copytree(folder, copy)
     assert not (copy / "lora_weights.bin").samefile(copy / "adapter_model.safetensors")
     assert read_adapter_folder(copy).state == read_adapter_folder(folder).state
+
+
+def test_where_links_fail_the_two_names_of_the_weights_are_copies(
+    tmp_path: Path,
+    make_spec: Callable[..., AdapterSpec],
+    make_state: Callable[..., AdapterState],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_here(*_: object, **__: object) -> None:  # as on exFAT, and on many mounted shares
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none_here)
+    path = tmp_path / "x.lora"
+    write_adapter_folder(path, spec=make_spec(), state=make_state(), metadata=METADATA)
+    one, other = path / "lora_weights.bin", path / "adapter_model.safetensors"
+    assert not one.samefile(other)
+    assert one.read_bytes() == other.read_bytes()
+    assert read_adapter_folder(path).state == make_state()
 
 
 @pytest.mark.parametrize("gone", ["lora_weights.bin", "adapter_model.safetensors", "README.md"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from neuralforge_common.adapter import AdapterSpec
 from neuralforge_common.card import model_card
 from neuralforge_common.errors import AdapterError
-from neuralforge_common.lineage import Composition, Parent
+from neuralforge_common.lineage import Composition, Parent, Predecessor
 from neuralforge_common.metadata import AdapterMetadata, decode_metadata, encode_metadata
 
 PARENT = {"name": "a", "version": "1.0.0", "digest": "d" * 64, "weight": 0.5}
@@ -53,6 +54,32 @@ def test_a_composition_comes_back_as_it_was_written() -> None:
 def test_what_is_no_composition_is_refused(hostile: Any, fault: str) -> None:
     with pytest.raises(AdapterError, match=rf"metadata\.json: {fault}"):
         decode_metadata(encoded(hostile))
+
+
+def test_the_adapter_that_a_training_went_on_from_comes_back_as_it_was_written(
+    make_spec: Callable[..., AdapterSpec],
+) -> None:
+    parent = Predecessor(name="old <b>", version="1.0.0", digest="d" * 64)
+    metadata = AdapterMetadata(name="new", parent=parent)
+    assert decode_metadata(encode_metadata(metadata)) == metadata
+    assert rf"- What old \<b\> 1.0.0 had learnt, weights `{'d' * 64}`: " in model_card(metadata, make_spec())
+    composed = AdapterMetadata(name="new", composition=Composition(method="cat", parents=(Parent(**PARENT),)))
+    assert "\nComposed, not trained: cat." in model_card(composed, make_spec())
+    assert "\nComposed, and then trained: cat." in model_card(replace(composed, parent=parent), make_spec())
+
+
+@pytest.mark.parametrize(
+    ("hostile", "fault"),
+    [
+        ("old", "parent: wanted an object"),
+        ({}, "parent: name: wanted one line of text"),
+        ({"name": "a", "version": "1\n2", "digest": "d" * 64}, "parent: version: wanted one line of text"),
+        ({"name": "a", "version": "1", "digest": "d" * 63}, "parent: digest: wanted 64 hex digits"),
+    ],
+)
+def test_what_is_no_predecessor_is_refused(hostile: Any, fault: str) -> None:
+    with pytest.raises(AdapterError, match=rf"metadata\.json: {fault}"):
+        decode_metadata(json.dumps({"name": "x", "parent": hostile}).encode())
 
 
 def test_a_parents_name_cannot_break_the_table_of_the_card(make_spec: Callable[..., AdapterSpec]) -> None:

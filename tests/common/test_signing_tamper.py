@@ -441,6 +441,29 @@ def a_rank_that_is_not_the_weights(folder: Path) -> None:
     sign_files_as_they_are(folder)
 
 
+def put_archive_in_its_place(folder: Path, kind: str) -> None:
+    """The folder, packed with 32 MiB of zeros beside it: what unpacked it would read them."""
+    (folder / "zeros").write_bytes(bytes(32 * 2**20))
+    packed = shutil.make_archive(str(folder.with_name("packed")), kind, folder)
+    shutil.rmtree(folder)
+    Path(packed).rename(folder)
+
+
+@attack("bundle", "Not a directory")
+def a_zip_in_its_place(folder: Path) -> None:
+    put_archive_in_its_place(folder, "zip")
+
+
+@attack("bundle", "Not a directory")
+def a_compressed_tar_in_its_place(folder: Path) -> None:
+    put_archive_in_its_place(folder, "gztar")
+
+
+@attack("bundle", "Not a directory")
+def a_plain_tar_in_its_place(folder: Path) -> None:
+    put_archive_in_its_place(folder, "tar")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = write_small_adapter(tmp_path / "mine.lora")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,24 @@ ids = tokenizer(sys.argv[3], return_tensors="pt")
 new = model.generate(**ids, max_new_tokens=24, do_sample=False)[0][ids["input_ids"].shape[1]:]
 print(repr(tokenizer.decode(new, skip_special_tokens=True)))
 """
+
+
+LOGITS_WITHOUT_US = (
+    WITHOUT_US.partition("from transformers")[0]
+    + """
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+ids = torch.arange(1, 21).reshape(2, 10)
+for folder in sys.argv[2].split(":"):
+    model = PeftModel.from_pretrained(base, folder)
+    with torch.no_grad():
+        torch.save(model(input_ids=ids).logits, folder + ".logits")
+    base = model.unload()
+"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +191,29 @@ def test_a_stock_peft_folder_has_pefts_files_and_the_same_logits(on_nf_tiny: Ada
     opened = open_adapter(on_nf_tiny.path, device="cpu")
     opened.base.model.float()
     assert torch.allclose(logits(peft), logits(opened.peft), atol=1e-4)
+
+
+def test_plain_peft_alone_computes_the_same_logits_from_our_folder_and_from_the_exported_one(
+    on_nf_tiny: AdapterFolder, tmp_path: Path
+) -> None:
+    from neuralforge.evaluation.opened import OpenedAdapter
+
+    base = load_base_model("nf-tiny", dtype="float32", device="cpu")
+    before = logits(base.model)
+    base.model.save_pretrained(tmp_path / "base")
+    shutil.copytree(on_nf_tiny.path, tmp_path / "ours.lora")
+    export_peft(on_nf_tiny, tmp_path / "plain", base="acme/base")
+    wanted = logits(OpenedAdapter(on_nf_tiny, base, max_length=128).peft)
+    assert not torch.allclose(before, wanted, atol=0.1)
+    folders = [str(tmp_path / name) for name in ("ours.lora", "plain")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOGITS_WITHOUT_US, str(tmp_path / "base"), ":".join(folders)],
+        env=environment | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for folder in folders:
+        assert torch.allclose(torch.load(folder + ".logits", weights_only=True), wanted, atol=1e-4)
 
 
 def test_what_peft_itself_has_saved_can_be_exported_too(tmp_path: Path) -> None:

@@ -302,6 +302,33 @@ def test_a_request_larger_than_any_is_refused_unread(fresh: Rig) -> None:
     assert "larger than any" in error.details()
 
 
+@pytest.mark.parametrize(
+    "method", ["Enrolment/Authority", "Enrolment/Join", "Membership/Describe", "Membership/RotateKey"]
+)
+def test_bytes_that_are_no_message_are_refused_and_leave_no_trace(
+    fresh: Rig, home: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    member, running = fresh.joined("laptop-7", home), fresh.running
+    port, pair = running.port, {}
+    if method.startswith("Membership"):
+        port, pair = running.member_port, {"key": member.key_pem, "certificate": certificate_pem(member.certificate)}
+    caplog.clear()
+    with open_channel("127.0.0.1", port, roots=fresh.state.authority_pem, **pair) as channel:
+        call = channel.unary_unary(f"/neuralforge.v1.{method}")
+        # A number that no field has, a length beyond the end twice, and nothing behind a field's number.
+        for data in (b"\xff\xff\xff", b"\x0a\x7fab", b"\x12\xff\xff\xff\xff\x0f", b"\x0a"):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(data, timeout=10)
+            assert (caught.value.code(), caught.value.details()) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "these bytes are no message of this service",
+            )
+        # The same connection goes on.
+        assert method.endswith(("Join", "RotateKey")) or call(b"", timeout=10)
+    assert caplog.text == ""
+    assert describe(member).name == "laptop-7"
+
+
 def test_guessing_tokens_is_slowed_down(fresh: Rig) -> None:
     request = create_request(ec.generate_private_key(ec.SECP384R1()))
     codes = [_join(fresh, f"guess {number}", request) for number in range(12)]

@@ -68,6 +68,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "learnt from", f"{facts['training_samples']:,} samples"
     if facts["federation_rounds"] is not None:
         yield "federation", f"{facts['federation_rounds']:,} rounds"
+    if parent := facts["parent"]:
+        yield "goes on from", f"{parent['name']} {parent['version']} ({parent['digest'][:12]}…)"
     if composition := facts["composition"]:
         yield (
             "made of",

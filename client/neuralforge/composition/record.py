@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuralforge.composition.joint_privacy import joint_privacy
 from neuralforge.composition.method import Method
 from neuralforge_common import __version__
-from neuralforge_common.codec import encode_tensors
 from neuralforge_common.errors import AdapterError
-from neuralforge_common.folder import PEFT_WEIGHTS, WEIGHTS, AdapterFolder, AdapterMetadata
+from neuralforge_common.folder import AdapterFolder, AdapterMetadata
 from neuralforge_common.lineage import Composition, Parent
 
 
@@ -38,7 +36,7 @@ def record_of(
     Raises:
         AdapterError: the parents come with different custom tokens.
     """
-    digests = [_digest(parent) for parent in parents]
+    digests = [parent.weights_digest for parent in parents]
     notices = []
     privacy, told = joint_privacy(
         {digest: parent.metadata.privacy for digest, parent in zip(digests, parents, strict=True)}, learnt_on=learnt_on
@@ -73,12 +71,6 @@ def record_of(
         tokenizer_json=_tokenizer(parents),
         notices=tuple(notices),
     )
-
-
-def _digest(parent: AdapterFolder) -> str:
-    known = parent.metadata.digests
-    # Metadata of strangers may lack digests: these are the bytes that we would write.
-    return known.get(PEFT_WEIGHTS) or known.get(WEIGHTS) or hashlib.sha256(encode_tensors(parent.state)).hexdigest()
 
 
 def _tokenizer(parents: Sequence[AdapterFolder]) -> bytes | None:

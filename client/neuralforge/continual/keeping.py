@@ -24,7 +24,8 @@ from neuralforge.training.trainer import LoRATrainer, TrainResult, utc_now
 from neuralforge_common import __version__, metadata
 from neuralforge_common.adapter import AdapterState
 from neuralforge_common.atomic import storage_errors
-from neuralforge_common.folder import write_adapter_folder
+from neuralforge_common.folder import AdapterFolder, write_adapter_folder
+from neuralforge_common.lineage import Predecessor
 
 if TYPE_CHECKING:
     from neuralforge.privacy.session import PrivateSession
@@ -143,6 +144,8 @@ def _write_adapter(remembered: Remembered, trainer: LoRATrainer, taught: Taught,
         neuralforge_version=__version__,
         evaluation=scores,
         privacy=None,  # that of an earlier session is no longer true
+        allow_worse=False,  # said of what was published then
+        parent=_predecessor(found) if found else None,
         digests={},
     )
     if taught.private is not None:
@@ -150,6 +153,10 @@ def _write_adapter(remembered: Remembered, trainer: LoRATrainer, taught: Taught,
     tokenizer = found.tokenizer_path.read_bytes() if found and found.tokenizer_path else None
     write_adapter_folder(remembered.path, spec=trainer.spec, state=state, metadata=facts, tokenizer_json=tokenizer)
     _write_languages(remembered.path, taught.merged, facts, tokenizer)
+
+
+def _predecessor(found: AdapterFolder) -> Predecessor:
+    return Predecessor(name=found.metadata.name, version=found.metadata.version, digest=found.weights_digest)
 
 
 def _write_languages(

@@ -49,6 +49,7 @@ def facts_of(folder: AdapterFolder) -> dict[str, Any]:
         "evaluation": asdict(metadata.evaluation) if metadata.evaluation else None,
         "privacy": privacy_facts(metadata.privacy),
         "federation_rounds": metadata.federation_rounds,
+        "parent": asdict(metadata.parent) if metadata.parent else None,
         "composition": asdict(metadata.composition) if metadata.composition else None,
         "signed": is_signed(folder.path),
         "notices": list(folder.notices),

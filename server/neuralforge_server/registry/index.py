@@ -93,12 +93,6 @@ class IndexSigner:
         return self._last
 
 
-def _view(caller: Caller) -> str:
-    """A text that is the same for as long as a caller may see the same kinds of things."""
-    teams = ",".join(f"{team}:{scope}" for team, scope in sorted(caller.teams.items()))
-    return hashlib.sha256(f"{caller.name} {teams}".encode()).hexdigest()
-
-
 def open_index_key(path: Path) -> SigningKey:
     """The key that indexes are signed with, made where there is none yet.
 
