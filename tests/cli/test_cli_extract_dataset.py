@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,7 +113,8 @@ def test_a_dataset_of_a_history_can_be_learnt_from(cli: Cli, grown: Path, tmp_pa
 
 
 def test_an_interrupted_extraction_goes_on_and_ends_with_the_same_bytes(cli: Cli, grown: Path, tmp_path: Path) -> None:
-    from neuralforge.data.extraction import Cutting, fill_journal, journal_key
+    from neuralforge.data.cutting import Cutting
+    from neuralforge.data.extraction import fill_journal, journal_key
     from neuralforge.data.history import open_history
     from neuralforge.data.journal import Journal
     from neuralforge.data.license import license_of_repository
@@ -131,6 +135,99 @@ def test_an_interrupted_extraction_goes_on_and_ends_with_the_same_bytes(cli: Cli
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert path.stat().st_mode & 0o077 == 0 if path.exists() else True
+
+
+@pytest.fixture(scope="module")
+def large(make_git: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules that Python brings along, in one commit that is cut in parts, and a second that repeats some of them."""
+    folder = tmp_path_factory.mktemp("large") / "large"
+    folder.mkdir()
+    make_git("init", "--quiet", cwd=folder)
+    library = Path(sysconfig.get_path("stdlib"))
+    modules = sorted(library.glob("[a-h]*.py"))
+    assert sum(module.stat().st_size for module in modules) > 1 << 20
+    for module in modules:
+        shutil.copyfile(module, folder / module.name)
+    make_git("add", ".", cwd=folder)
+    make_git("commit", "--quiet", "-m", "all", cwd=folder)
+    for module in modules[:6]:
+        text = module.read_text(encoding="utf-8")
+        (folder / f"again_{module.name}").write_text(text.replace("self", "this"), encoding="utf-8")
+    make_git("add", ".", cwd=folder)
+    make_git("commit", "--quiet", "-m", "again", cwd=folder)
+    return folder
+
+
+def test_several_processes_write_the_bytes_of_one(cli: Cli, large: Path, tmp_path: Path) -> None:
+    for jobs in (1, 3):
+        names = ("--output", f"{jobs}.jsonl", "--eval-output", f"{jobs}.eval.jsonl", "--max-samples", 900)
+        done = cli("extract-dataset", "--git-repo", large, *names, "--jobs", jobs, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "near duplicate" in done.stdout
+    for name in ("jsonl", "eval.jsonl"):
+        assert (tmp_path / f"1.{name}").read_bytes() == (tmp_path / f"3.{name}").read_bytes()
+    assert len(examples(tmp_path / "1.jsonl")) == 900
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_journal_with_commits_in_it_is_gone_on_with(cli: Cli, large: Path, tmp_path: Path) -> None:
+    from neuralforge.data.cutting import Cutting
+    from neuralforge.data.extraction import fill_journal, journal_key
+    from neuralforge.data.history import open_history
+    from neuralforge.data.journal import Journal
+
+    names = ("--eval-output", "e.jsonl", "--output")
+    assert cli("extract-dataset", "--git-repo", large, *names, "d.jsonl", cwd=tmp_path).returncode == 0
+    whole = [(tmp_path / name).read_bytes() for name in ("d.jsonl", "e.jsonl")]
+    history = open_history(large)
+    key = journal_key(history, Cutting(), repr(((), [], "")))
+    path = tmp_path / "d.jsonl.partial"
+
+    def stop(done: int, kept: int) -> None:
+        raise KeyboardInterrupt
+
+    journal = Journal(path, key, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        fill_journal(history, journal, Cutting(), executor=None, progress=stop)
+    journal.settle(commits=1)
+    assert (journal.commits, journal.kept) == (1, len(list(journal.lines())))
+    journal.add("large", "unsettled.py", "python", b'{"context": "", "completion": "x"}\n')
+    journal.close()
+    done = cli("extract-dataset", "--git-repo", large, *names, "d.jsonl", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / name).read_bytes() for name in ("d.jsonl", "e.jsonl")] == whole
+
+
+def test_what_became_of_a_file_or_an_example_is_explained_and_nothing_is_written(
+    cli: Cli, refused: Callable[..., str], grown: Path, large: Path, make_git: Callable[..., None], tmp_path: Path
+) -> None:
+    def explain(what: str, *options: object, repository: Path = grown) -> str:
+        done = cli("extract-dataset", "--git-repo", repository, "--explain", what, *options, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert re.fullmatch(r"bot\.py in \w{12}: left out: commit by a bot\n", explain("bot.py"))
+    head, *found = explain("Account1.java").splitlines()
+    assert re.fullmatch(r"Account1\.java in \w{12}: read", head)
+    assert any(re.fullmatch(r"\w{16} of Account1\.java in \w{12}: kept", line) for line in found)
+    assert explain("mail.py", "--languages", "java").endswith(": left out: other language than asked for\n")
+    assert "over --max-samples" in explain("Account1.java", "--max-samples", 1)
+    assert "jane.doe" not in explain("mail.py")
+
+    again = explain("again_abc.py", repository=large)
+    repeats = re.findall(r"^(\w{16}) of again_abc.py in \w{12}: left out: (\w+) duplicate \((\w{16})\)$", again, re.M)
+    told = explain("abc.py", repository=large)
+    repeats += re.findall(r"^(\w{16}) of abc.py in \w{12}: left out: (\w+) duplicate \((\w{16})\)$", told, re.M)
+    assert repeats
+    identifier, how, twin = repeats[0]
+    assert f": left out: {how} duplicate ({twin})\n" in explain(identifier, repository=large)
+    assert explain(twin, repository=large).endswith(": kept\n")
+
+    assert [*tmp_path.iterdir()] == []
+    command = ("extract-dataset", "--git-repo", grown)
+    assert refused(*command, "--explain", "nobody.py", cwd=tmp_path) == "nothing is known of nobody.py"
+    for options in ((), ("--explain", "bot.py", "--resume")):
+        assert cli(*command, *options, cwd=tmp_path).returncode == 2
 
 
 def test_what_cannot_be_read_is_one_line(

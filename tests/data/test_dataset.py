@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shingles import token_shingles
 
 from neuralforge.data.dataset import ONE_GROUP, Dataset, build_dataset, dataset_from_examples
-from neuralforge.data.dedup import THRESHOLD, example_text, token_shingles
+from neuralforge.data.dedup import THRESHOLD, example_text
 from neuralforge.data.example import Example
 from neuralforge.data.extract import extract_examples
 from neuralforge.data.source import SourceFile, SourceFiles, Tally, read_source_tree

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from shingles import token_shingles
 
-from neuralforge.data.dedup import THRESHOLD, Deduplicator, example_text, line_shingles, token_shingles
+from neuralforge.data.dedup import THRESHOLD, Deduplicator, example_text, line_shingles, token_prints
 from neuralforge.data.example import Example
 from neuralforge.data.extract import extract_examples
 from neuralforge.data.source import read_source_tree
@@ -130,9 +131,23 @@ def test_texts_too_short_for_a_shingle_are_compared_all_the_same(text: str) -> N
     assert judged(text, "another text") == ""
 
 
+WORDS = st.lists(st.sampled_from(["a", "b", "_x1", "é", "数", "(", "𝔸", "\x1c", "\n", " "]), max_size=30)
+
+
+@settings(deadline=None)
+@given(st.lists(WORDS.map("".join), max_size=6))
+def test_prints_are_the_same_alone_and_together_and_hold_each_shingle_once(texts: list[str]) -> None:
+    prints = token_prints(texts)
+    assert prints == [one for text in texts for one in token_prints([text])]
+    assert [len(one.hashes) // 8 for one in prints] == [len(set(token_shingles(text))) for text in texts]
+    names = [tuple(token_shingles(text)) for text in texts]
+    assert [[a == b for b in names] for a in names] == [[a.name == b.name for b in prints] for a in prints]
+
+
 def test_a_short_text_is_one_shingle_and_a_long_one_runs_of_five_tokens() -> None:
-    assert token_shingles("a = b + c") == ["a = b + c"]
-    assert token_shingles("f(x) ; y") == ["f ( x ) ;", "( x ) ; y"]
+    sizes = [len(one.hashes) // 8 for one in token_prints(["", "a = b + c", "f(x) ; y", "a a a a a a a"])]
+    assert sizes == [1, 1, 2, 1]
+    assert judged("a a a a a", "a a a a a a") == "near", "the same set of runs"
     assert line_shingles("  a\n\n\tb \n") == ["a", "b"]
 
 

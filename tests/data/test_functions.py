@@ -61,7 +61,7 @@ def test_only_what_was_written_is_a_completion_in_the_context_of_the_whole_file(
     whole = list(extract_examples(file))
     lines = text.split("\n")
     at = next(number for number, line in enumerate(lines) if "compute" in line)
-    (written,) = extract_examples(file, written=[(at, at + 1)], suffixes=True)
+    (written,) = extract_examples(file, written=[(at, at + 1)], suffix_share=1)
     assert written.completion.strip() == "answer = compute(what);"
     assert written.context.startswith("class A {")
     assert text == written.context + written.completion + written.suffix

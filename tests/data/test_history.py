@@ -12,7 +12,7 @@ from git_objects import Git, Repository, blob, commit_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralforge.data.history import Written, open_history
+from neuralforge.data.history import PART, Written, open_history
 from neuralforge.data.new_lines import new_lines
 from neuralforge_common.errors import DataError
 
@@ -154,3 +154,14 @@ def test_what_is_not_new_stood_there_before_in_that_order(before: list[str], aft
     kept = iter(before)
     assert all(line in kept for number, line in enumerate(after) if number not in new), "a subsequence of before"
     assert not new_lines(after, after)
+
+
+def test_a_commit_of_much_text_comes_in_parts_and_ends_once(repository: Repository) -> None:
+    line = "value = compute(value)  # {:06}\n"
+    files = {f"m{n}.py": "".join(line.format(n * 20_000 + k) for k in range(12_000)) for n in range(7)}
+    reads = list(open_history(repository({**files, "data.bin": "not code\n"})).read())
+    assert [read.is_last for read in reads] == [False] * (len(reads) - 1) + [True]
+    assert len(reads) > 2
+    assert all(0 < read.size <= PART for read in reads)
+    assert [one.file.path for read in reads for one in read.written] == sorted(files)
+    assert [sum(read.skipped.values()) for read in reads] == [0] * (len(reads) - 1) + [1]

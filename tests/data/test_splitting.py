@@ -116,4 +116,29 @@ def test_nothing_of_a_hostile_dataset_becomes_markup() -> None:
     page = analysis_page(analysis, judge(analysis, train=hostile, against=None), name=hostile)
     assert "<script" not in page
     assert "\x1b" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 1
+    assert page.count('class="bars"') == 3
+
+
+def test_a_page_has_the_verdict_and_the_command_before_all_else_and_names_its_axes() -> None:
+    examples = made(200)
+    lengths = measure_lengths([*((0, size) for size in range(1, 101)), (4000, 33)], 64)
+    analysis = replace(analyze(examples[:150], examples[150:]), lengths=lengths)
+    page = analysis_page(analysis, judge(analysis, train="a b.jsonl", against="e.jsonl"), name="a b.jsonl", base="tiny")
+    told = [
+        *("usable, with warnings", "neuralforge train --dataset &#x27;a b.jsonl&#x27; --eval-dataset e.jsonl"),
+        *("What is in it", "of 50: 0 to the token, 0 nearly", "Length in tokens of tiny", "cut at 64"),
+        *("tokens of context and completion, 11 to a bar", "Languages"),
+    ]
+    body = page.partition("<body>")[2]
+    assert [*sorted(told, key=body.index)] == told
+    whole, longer = body.count('class="under"'), body.count('class="over"')
+    assert (whole, longer) == (6, 18), "a bar from 55 to 65 begins below the limit"
+    assert "http" not in body
+    assert 'name="viewport"' in page
+
+
+def test_what_leaks_is_joined_and_divided_by_a_command_that_runs() -> None:
+    examples = made(60)
+    leaky = judge(analyze(examples, examples[50:]), train="it's.jsonl", against="e.jsonl")
+    assert leaky.next == """cat 'it'"'"'s.jsonl' e.jsonl > both.jsonl && neuralforge split-dataset both.jsonl"""

@@ -77,6 +77,7 @@ class Explanation:
             )
         for decision in self.found:
             what = f"{decision.id} of {decision.path}" if decision.id else decision.path
+            what += f" in {decision.commit[:12]}" if decision.commit else ""
             twin = f" ({decision.twin})" if decision.twin else ""
             said = f"left out: {decision.reason}{twin}" if decision.reason else "kept" if decision.id else "read"
             console.print(printable(f"{what}: {said}"), soft_wrap=True)

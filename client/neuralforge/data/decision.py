@@ -10,10 +10,11 @@ from dataclasses import dataclass
 class Decision:
     """`reason` is "" where it was kept; `twin` names what it repeats, by path or id. `id` is "" of a whole file.
 
-    No text is in it, so nothing that was redacted can be.
+    `commit` is the one that wrote it, in a history. No text is in it, so nothing that was redacted can be.
     """
 
     path: str
+    commit: str = ""
     id: str = ""
     reason: str = ""
     twin: str = ""

@@ -10,6 +10,8 @@ character.
 import ast
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from neuralforge.data.example import Example
 from neuralforge.data.functions import function_bodies
@@ -36,34 +38,39 @@ def extract_examples(
     max_context: int = MAX_CONTEXT,
     max_completion: int = MAX_COMPLETION,
     written: Sequence[tuple[int, int]] | None = None,
-    suffixes: bool = False,
+    suffix_share: float = 0.0,
+    time: str = "",
+    author: str = "",
 ) -> Iterator[Example]:
     """The examples of one file, in the order of its text; whether the file is worth it `quality` decides.
 
-    `written` are ranges of lines, in order: only what lies in them is learnt, in the context of the whole file. With
-    `suffixes` each example also says what stands behind it.
+    `written` are ranges of lines, in order: only what lies in them is learnt, in the context of the whole file, and
+    each example says how it was cut. `suffix_share` of the examples say what stands behind them, `time` and `author`
+    stand in all.
     """
-    lines = file.text.split("\n")
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
-    if file.language == "python":
-        bodies = _python_bodies(file.text, lines)
-    else:
-        bodies = function_bodies(file.text, file.language)
+    text = file.text
+    lines = text.split("\n")
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    bodies = _python_bodies(text, lines) if file.language == "python" else function_bodies(text, file.language)
     for first, end, kind in _segments(lines, bodies, max_completion, written):
-        begin = starts[first]
-        yield Example(
-            context=_context(file.text, begin, max_context),
-            completion=file.text[begin : starts[end] - 1],
+        begin, behind = starts[first], starts[end] - 1
+        example = Example(
+            context=_context(text, begin, max_context),
+            completion=text[begin:behind],
             language=file.language,
             repo=file.repo,
             path=file.path,
             commit=file.commit,
+            time=time,
             license=file.license,
-            suffix=_behind(file.text, starts[end] - 1, MAX_SUFFIX) if suffixes else "",
+            author=author,
             kind=kind if written is not None else "",
         )
+        # Drawn by what the example says, not by its place: the same example is always cut alike.
+        if suffix_share and int(example.id[:8], 16) < suffix_share * 2**32:
+            suffix = _behind(text, behind, MAX_SUFFIX)
+            example = replace(example, suffix=suffix) if suffix.strip() else example
+        yield example
 
 
 def _segments(
@@ -76,7 +83,7 @@ def _segments(
         at = max(begin, from_line)
         for first, last in bodies:
             first = _skip_blank(lines, first, last)
-            if first < at or last > to_line or _substance(lines, first, last) < _LEAST_BODY:
+            if first < at or last > to_line or not _has_substance(lines, first, last, _LEAST_BODY):
                 continue  # nothing to predict: leave these lines to the window around them
             end = _end_of_window(lines, first, last, room, pause=False)
             if end == first:
@@ -90,7 +97,7 @@ def _segments(
 def _windows(lines: list[str], first: int, last: int, room: int) -> Iterator[tuple[int, int, str]]:
     while (first := _skip_blank(lines, first, last)) < last:
         end = _end_of_window(lines, first, last, room, pause=True)
-        if end > first and _substance(lines, first, end) >= _LEAST_WINDOW:
+        if end > first and _has_substance(lines, first, end, _LEAST_WINDOW):
             yield first, end, "commit"
         first = max(end, first + 1)  # a line that is longer than the room is nobody's completion
 
@@ -103,6 +110,7 @@ def _end_of_window(lines: list[str], first: int, last: int, room: int, *, pause:
     """
     indent = _indent(lines[first])
     used, blank, sibling, any_line = -1, first, first, first
+    is_blank = False
     for number in range(first, last):
         used += len(lines[number]) + 1
         if used > room:
@@ -110,13 +118,16 @@ def _end_of_window(lines: list[str], first: int, last: int, room: int, *, pause:
         any_line = number + 1
         if any_line == last:
             return _without_blank_end(lines, first, last)
-        following = lines[any_line]
-        if not following.strip():
-            if lines[number].strip() and used >= room // 4:
+        was_blank, following = is_blank, lines[any_line].lstrip()
+        is_blank = not following
+        if used < room // 4:
+            continue
+        if is_blank:
+            if not was_blank:
                 blank = any_line
                 if pause and used >= room // 2:
                     return blank
-        elif _indent(following) <= indent and following.lstrip()[0] not in ")]}" and used >= room // 4:
+        elif len(lines[any_line]) - len(following) <= indent and following[0] not in ")]}":
             sibling = any_line
     return next((end for end in (blank, sibling) if end > first), _without_blank_end(lines, first, any_line))
 
@@ -151,9 +162,14 @@ def _python_bodies(text: str, lines: list[str]) -> list[tuple[int, int]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             if body := _body(node, lines):
                 bodies.append(body)
-        elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler | ast.match_case):
-            waiting.extend(ast.iter_child_nodes(node))
+        else:
+            for block in _BLOCKS:
+                waiting += getattr(node, block, ())
     return sorted(bodies)
+
+
+# What of a statement holds other ones; expressions hold none.
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 
 
 def _body(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> tuple[int, int] | None:
@@ -191,8 +207,12 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _substance(lines: list[str], first: int, last: int) -> int:
-    return sum(len("".join(line.split())) for line in lines[first:last])
+def _has_substance(lines: list[str], first: int, last: int, least: int) -> bool:
+    for number in range(first, last):
+        least -= len("".join(lines[number].split()))
+        if least <= 0:
+            return True
+    return False
 
 
 def _skip_blank(lines: list[str], first: int, last: int) -> int:

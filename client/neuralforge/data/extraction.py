@@ -8,114 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from neuralforge.data.balance import balanced
+from neuralforge.data.cutting import CutCommit, Cutting, cut_commit
 from neuralforge.data.dataset import ONE_GROUP, OVER_BALANCE, OVER_SAMPLES, DatasetReport, drawn, held_out_groups
+from neuralforge.data.decision import Decision, Watch, nobody
 from neuralforge.data.dedup import Deduplicator, example_text
-from neuralforge.data.example import Example
-from neuralforge.data.extract import extract_examples
-from neuralforge.data.functions import has_functions
-from neuralforge.data.history import CommitRead, History, Written
+from neuralforge.data.history import PART, CommitRead, History
 from neuralforge.data.journal import Journal
-from neuralforge.data.jsonl import write_examples
-from neuralforge.data.license import license_of_text
-from neuralforge.data.quality import Quality
-from neuralforge.data.redact import redact
+from neuralforge.data.jsonl import decode_example
+from neuralforge_common.atomic import open_atomically
 from neuralforge_common.errors import DataError
 
-_WINDOW = 32  # commits under way at once: bounds what is in memory, and keeps every worker busy
+_WINDOW = 32  # commits, or parts of one, under way at once: bounds what is in memory, and keeps every worker busy
+_UNDER_WAY = 16 * PART  # characters of them; what comes of it is two to five times as much
+_ALONE = PART // 4  # characters that are cut before other processes are asked: to start them takes as long
 _SETTLED = 25  # commits between two marks in the journal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cutting:
-    """How examples are cut: `suffix_share` of them say what stands behind them; `license` where a file says none.
-
-    With `keep_author` each carries a pseudonym of its author: eight hex digits of a digest of the e-mail address. Who
-    can guess the address can check the guess.
-    """
-
-    license: str = ""
-    suffix_share: float = 0.5
-    keep_author: bool = False
-    quality: Quality = field(default_factory=Quality)
-
-    @property
-    def key(self) -> str:
-        """What an extraction must have in common with another to go on with it."""
-        return f"{self.license}|{self.suffix_share}|{self.keep_author}|{self.quality.key}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutCommit:
-    """The examples of one commit, and what was left out of it."""
-
-    examples: tuple[Example, ...] = ()
-    files: int = 0
-    passed_over: str = ""
-    skipped: Counter[str]
-    dropped: Counter[str]
-    redacted: Counter[str]
-    without_grammar: Counter[str]
-
-
-def cut_commit(read: CommitRead, cutting: Cutting) -> CutCommit:
-    """Redact and cut what a commit has written; a function of its arguments alone, for any process to compute."""
-    skipped = Counter(read.skipped)
-    dropped: Counter[str] = Counter()
-    redacted: Counter[str] = Counter()
-    without: Counter[str] = Counter()
-    examples: list[Example] = []
-    files = 0
-    for written in read.written:
-        if reason := cutting.quality.refuses_file(replace(written.file, license=cutting.license)):
-            skipped[reason] += 1
-            continue
-        text, secrets = redact(written.file.text)
-        if text.count("\n") != written.file.text.count("\n"):
-            skipped["holds a secret of several lines"] += 1
-            continue
-        files += 1
-        redacted += secrets
-        if not has_functions(written.file.language):
-            without[written.file.language or "no language"] += 1
-        for example in _examples(written, text, cutting):
-            if reason := cutting.quality.refuses(example):
-                dropped[reason] += 1
-            else:
-                examples.append(example)
-    return CutCommit(
-        examples=tuple(examples),
-        files=files,
-        passed_over=read.passed_over,
-        skipped=skipped,
-        dropped=dropped,
-        redacted=redacted,
-        without_grammar=without,
-    )
-
-
-def _examples(written: Written, text: str, cutting: Cutting) -> Iterator[Example]:
-    file = replace(written.file, text=text)
-    license_name = license_of_text(text) or cutting.license
-    author = pseudonym(written.author) if cutting.keep_author else ""
-    for example in extract_examples(file, written=written.lines, suffixes=cutting.suffix_share > 0):
-        made = replace(example, time=written.time, license=license_name, author=author)
-        # Drawn by what the example says, not by its place: the same example is always cut alike.
-        bare = replace(made, suffix="")
-        keeps = int(bare.id[:8], 16) < cutting.suffix_share * 2**32
-        yield made if keeps and made.suffix.strip() else bare
-
-
-def pseudonym(address: str) -> str:
-    """Eight hex digits for an author's e-mail address, whatever its case."""
-    return hashlib.blake2b(address.strip().casefold().encode(), digest_size=4).hexdigest()
+LEARNT, HELD_OUT = "", "held out"
 
 
 def fill_journal(
@@ -125,108 +38,129 @@ def fill_journal(
     *,
     executor: Executor | None,
     progress: Callable[[int, int], None] = lambda done, examples: None,
+    watch: Watch = nobody,
 ) -> None:
     """Go through what the journal does not have yet; near-duplicates of what it has are left out.
 
     The newest version of what was written over and over is the one that stays. `executor` cuts commits beside the
-    reading of others; what comes out is the same without.
+    reading of others; what comes out is the same without. `watch` is told what was left out, and needs an `executor` of
+    None: what other processes leave out is not heard.
     """
     alike = Deduplicator()
+    kept: list[str] = []
     for example in journal.examples():
         alike.add(example_text(example))
-    counts = journal.counts
-    pending: list[Example] = []
+        kept.append(example.id if watch is not nobody else "")
     rest = history.commits[journal.commits :]
-    for number, cut in enumerate(_cut_all(history.read(rest), cutting, executor), start=1):
-        counts.add(cut)
-        for example in cut.examples:
-            if repeats := alike.add(example_text(example)):
-                counts.dropped[f"{repeats} duplicate"] += 1
-            else:
-                pending.append(example)
-        if number % _SETTLED == 0 or number == len(rest):
-            journal.settle(pending, commits=number % _SETTLED or _SETTLED)
-            pending = []
-        progress(journal.commits, journal.kept)
+    done = 0
+    for cut in _cut_all(history.read(rest, watch), cutting, executor, watch):
+        journal.counts.add(cut)
+        for file in cut.cut:
+            for line, seen in zip(file.lines, file.prints, strict=True):
+                name = decode_example(line, file.path, complete=True).id if watch is not nobody else ""
+                if repeats := alike.add_print(seen):
+                    reason, twin = f"{repeats} duplicate", kept[alike.twin]
+                    journal.counts.dropped[reason] += 1
+                    watch(Decision(path=file.path, commit=file.commit, id=name, reason=reason, twin=twin))
+                else:
+                    kept.append(name)
+                    journal.add(file.repo, file.path, file.language, line)
+        if not cut.is_last:
+            continue
+        done += 1
+        if done % _SETTLED == 0 or done == len(rest):
+            journal.settle(commits=done % _SETTLED or _SETTLED)
+        progress(len(history.commits) - len(rest) + done, journal.kept)
 
 
-def _cut_all(commits: Iterable[CommitRead], cutting: Cutting, executor: Executor | None) -> Iterator[CutCommit]:
-    if executor is None:
-        yield from (cut_commit(read, cutting) for read in commits)
-        return
-    waiting: deque[Future[CutCommit]] = deque()
+def _cut_all(
+    commits: Iterable[CommitRead], cutting: Cutting, executor: Executor | None, watch: Watch
+) -> Iterator[CutCommit]:
+    waiting: deque[tuple[Future[CutCommit], int]] = deque()
+    under_way = seen = 0
     for read in commits:
-        waiting.append(executor.submit(cut_commit, read, cutting))
-        if len(waiting) >= _WINDOW:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        seen += read.size
+        if executor is None or seen <= _ALONE:
+            yield cut_commit(read, cutting, watch)
+            continue
+        waiting.append((executor.submit(cut_commit, read, cutting), read.size))
+        under_way += read.size
+        while len(waiting) >= _WINDOW or under_way > _UNDER_WAY:
+            cut, size = waiting.popleft()
+            under_way -= size
+            yield cut.result()
+    yield from (cut.result() for cut, _ in waiting)
 
 
-def write_dataset(
+def divided(
     journal: Journal,
-    history: History,
-    output: Path,
-    evaluation: Path | None,
     *,
     eval_fraction: float,
     max_samples: int | None,
     seed: int,
     balance: float | None = None,
+) -> list[str]:
+    """What becomes of each example of a journal, in order: LEARNT, HELD_OUT or why it is left out after all.
+
+    Held out are whole files.
+    """
+    origins = journal.origins
+    held_out = held_out_groups(Counter(origins.file), eval_fraction, seed)
+    fates = [HELD_OUT if file in held_out else OVER_BALANCE for file in origins.file]
+    learnt = [number for number, fate in enumerate(fates) if fate is not HELD_OUT]
+    languages = list(origins.languages)
+    level = [learnt[at] for at in balanced([languages[origins.language[number]] for number in learnt], balance, seed)]
+    chosen = drawn(len(level), max_samples, seed)
+    for at, number in enumerate(level):
+        fates[number] = LEARNT if chosen is None or at in chosen else OVER_SAMPLES
+    return fates
+
+
+def tell(journal: Journal, fates: Iterable[str], watch: Watch) -> None:
+    """Say of each example in a journal what becomes of it."""
+    for example, fate in zip(journal.examples(), fates, strict=True):
+        reason = "" if fate in (LEARNT, HELD_OUT) else fate
+        watch(Decision(path=example.path, commit=example.commit, id=example.id, reason=reason))
+
+
+def write_dataset(
+    journal: Journal, history: History, output: Path, evaluation: Path | None, fates: list[str]
 ) -> DatasetReport:
-    """Divide the journal by file and write both sides; the examples pass through one at a time.
+    """Write both sides as `divided` has them; the examples pass through one at a time.
 
     Raises:
         DataError: there is no example in it.
         StorageError: the place cannot be written.
     """
-    sizes: Counter[tuple[str, str]] = Counter((example.repo, example.path) for example in journal.examples())
-    total = sum(sizes.values())
-    if not total:
+    if not fates:
         raise _nothing(history, journal)
-    held_out = held_out_groups(sizes, eval_fraction if evaluation is not None else 0.0, seed)
-    learnt = total - sum(sizes[group] for group in held_out)
-    chosen: frozenset[int] | None
-    level = learnt
-    if balance is not None:
-        names = [one.language for one in journal.examples() if (one.repo, one.path) not in held_out]
-        places = balanced(names, balance, seed)
-        chosen, level = frozenset(places), len(places)
-        if (left := drawn(level, max_samples, seed)) is not None:
-            chosen = frozenset(places[number] for number in left)
-    else:
-        chosen = drawn(learnt, max_samples, seed)
-    languages: Counter[str] = Counter()
-
-    def side(*, is_held_out: bool) -> Iterator[Example]:
-        number = 0
-        for example in journal.examples():
-            if ((example.repo, example.path) in held_out) != is_held_out:
-                continue
-            if is_held_out or chosen is None or number in chosen:
-                if not is_held_out:
-                    languages[example.language or "not said"] += 1
-                yield example
-            number += 1
-
-    train = write_examples(output, side(is_held_out=False))
-    kept = write_examples(evaluation, side(is_held_out=True)) if evaluation is not None and held_out else 0
+    sides = Counter(fates)
+    for path, side in ((output, LEARNT), (evaluation, HELD_OUT)):
+        if path is not None and (side == LEARNT or sides[side]):
+            with open_atomically(path) as stream:
+                lines = zip(journal.lines(), fates, strict=True)
+                stream.writelines(line for line, fate in lines if fate == side)
+    languages = list(journal.origins.languages)
+    learnt = Counter(
+        languages[number] or "not said"
+        for number, fate in zip(journal.origins.language, fates, strict=True)
+        if fate == LEARNT
+    )
     counts = journal.counts
     notices = [f"{len(history.commits):,} commits read" + _listed(counts.passed_over, "; passed over: ")]
-    notices += [ONE_GROUP] if evaluation is not None and not held_out else []
+    notices += [ONE_GROUP] if evaluation is not None and not sides[HELD_OUT] else []
     if counts.without_grammar:
         notices.append(_listed(counts.without_grammar, "cut by lines alone, as no grammar tells their functions: "))
-    dropped = counts.dropped + Counter({OVER_BALANCE: learnt - level, OVER_SAMPLES: level - train})
     return DatasetReport(
         files_found=counts.files + sum(counts.skipped.values()),
         files_used=counts.files,
         files_skipped=counts.skipped,
-        examples_found=total + sum(counts.dropped.values()),
-        dropped=dropped,
+        examples_found=len(fates) + sum(counts.dropped.values()),
+        dropped=counts.dropped + Counter({reason: sides[reason] for reason in (OVER_BALANCE, OVER_SAMPLES)}),
         redacted=counts.redacted,
-        languages=languages,
-        train=train,
-        evaluation=kept,
+        languages=learnt,
+        train=sides[LEARNT],
+        evaluation=sides[HELD_OUT],
         notices=tuple(notices),
     )
 
@@ -235,11 +169,6 @@ def journal_key(history: History, cutting: Cutting, options: str) -> str:
     """What names an extraction: the same commits read in the same way."""
     commits = hashlib.sha256("\n".join(history.commits).encode()).hexdigest()
     return hashlib.sha256(json.dumps([history.name, commits, cutting.key, options]).encode()).hexdigest()
-
-
-def workers() -> int:
-    """Processes that cut while this one reads: as many as there are cores, four at most."""
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def _listed(counts: Counter[str], head: str) -> str:

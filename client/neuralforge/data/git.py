@@ -109,10 +109,11 @@ def commit_named(git: Git, revision: str) -> str:
 
 def moment_of(git: Git, since: str) -> int:
     """Seconds since 1970 for a date as git takes it; raises DataError where it names no moment of the past."""
+    asked = int(time.time())
     answer = git.ask("rev-parse", f"--since={since}").removeprefix("--max-age=")
     moment = int(answer) if answer.isdecimal() else 0
-    # Git takes any word for a date; one that it does not know is this very moment.
-    if not 0 < moment < time.time() - 1:
+    # Git takes any word for a date; one that it does not know is the moment in which it is asked.
+    if not 0 < moment < asked:
         raise DataError(f"{since!r} names no moment of the past", hint="a date as git takes it: 2026-03-01, 1 week ago")
     return moment
 

@@ -10,20 +10,25 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from neuralforge.data.decision import Decision, Watch, nobody
 from neuralforge.data.git import MAX_ENTRIES, check_repository, commit_named, is_object, moment_of, repository_name
 from neuralforge.data.git_process import DAMAGED, Git, GitProcess, open_git
 from neuralforge.data.language import language_of
 from neuralforge.data.new_lines import new_lines
-from neuralforge.data.source import MAX_FILE_BYTES, Selection, SourceFile, Tally, decode_source, printable, select
+from neuralforge.data.source import MAX_FILE_BYTES, Selection, SourceFile, decode_source, printable, select
 from neuralforge_common.errors import DataError
 
 MAX_CHANGED = 2_000
 """A commit that changes more files than this was not written by hand: an import, a reformatting, a trap."""
+
+PART = 1 << 20
+"""Characters of files after which a commit is handed on, to be continued: what is under way stays bounded."""
 
 RENAMED = 0.5
 """Share of lines that a new file has in common with a deleted one to be that file under another name (as git's -M)."""
@@ -53,12 +58,21 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRead:
-    """What one commit has written that is of use; files left out by reason, and why the whole commit was, if it was."""
+    """What one commit has written that is of use; files left out by reason, and why the whole commit was, if it was.
+
+    A commit of much text comes in parts, the last of which `is_last` and knows what was left out.
+    """
 
     commit: str
     written: tuple[Written, ...] = ()
     skipped: Counter[str] = field(default_factory=Counter)
     passed_over: str = ""
+    is_last: bool = True
+
+    @property
+    def size(self) -> int:
+        """Characters of the files in it."""
+        return sum(len(one.file.text) for one in self.written)
 
 
 class History:
@@ -75,8 +89,11 @@ class History:
         self.commits = commits
         self.bytes_read = 0
 
-    def read(self, commits: Iterable[str] | None = None) -> Iterator[CommitRead]:
-        """Go through these commits, or all; every one of them comes, that of a bot with nothing written."""
+    def read(self, commits: Iterable[str] | None = None, watch: Watch = nobody) -> Iterator[CommitRead]:
+        """Go through these commits, or all; every one of them comes, that of a bot with nothing written.
+
+        `watch` is told of each file that is left out.
+        """
         names = list(self.commits if commits is None else commits)
         quiet = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
         with (
@@ -88,17 +105,24 @@ class History:
             objects = _Objects(self._git, sizes, reader)
             for name, changes in _changes(differ, names):
                 author, mail, moment = objects.commit(name)
+                skipped: Counter[str] = Counter()
                 if reason := self._passed_over(author, mail, changes):
+                    for change in changes:
+                        watch(Decision(path=change.path, commit=name, reason=f"commit {reason}"))
                     yield CommitRead(commit=name, passed_over=reason)
                     continue
                 stamp = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                tally = Tally()
-                written = tuple(
-                    Written(file=file, lines=lines, time=stamp, author=mail)
-                    for file, lines in self._written(name, changes, objects, tally)
-                )
+                written: list[Written] = []
+                size = 0
+                skip = partial(_skip, skipped, watch, name)
+                for file, lines in self._written(name, changes, objects, skip):
+                    if size and size + len(file.text) > PART:
+                        yield CommitRead(commit=name, written=tuple(written), is_last=False)
+                        written, size = [], 0
+                    written.append(Written(file=file, lines=lines, time=stamp, author=mail))
+                    size += len(file.text)
                 self.bytes_read = objects.bytes_read
-                yield CommitRead(commit=name, written=written, skipped=tally.skipped)
+                yield CommitRead(commit=name, written=tuple(written), skipped=skipped)
 
     def _passed_over(self, author: str, mail: str, changes: list[_Change]) -> str:
         if _BOT.search(author) or _BOT.search(mail):
@@ -108,24 +132,24 @@ class History:
         return "changes too many files" if len(changes) > MAX_CHANGED else ""
 
     def _written(
-        self, commit: str, changes: list[_Change], objects: _Objects, tally: Tally
+        self, commit: str, changes: list[_Change], objects: _Objects, skip: Callable[[str, str], None]
     ) -> Iterator[tuple[SourceFile, tuple[tuple[int, int], ...]]]:
         gone = _Gone([change for change in changes if change.is_gone and not self._selection.refuses(change.path)])
         for change in changes:
             if change.is_gone:
                 continue
             if reason := change.refused or self._selection.refuses(change.path):
-                tally.skip(reason, change.path)
+                skip(reason, change.path)
                 continue
             text, reason = objects.text(change.new, change.path)
             if reason:
-                tally.skip(reason, change.path)
+                skip(reason, change.path)
                 continue
             lines = text.split("\n")
             before = objects.text(change.old, change.path)[0] if change.old else gone.nearest(lines, objects)
             added = new_lines(before.split("\n") if before else [], lines)
             if not added:
-                tally.skip("nothing written", change.path)
+                skip("nothing written", change.path)
                 continue
             language = language_of(change.path)
             yield (
@@ -184,6 +208,11 @@ class _Change:
     @property
     def is_gone(self) -> bool:
         return not self.new
+
+
+def _skip(skipped: Counter[str], watch: Watch, commit: str, reason: str, path: str) -> None:
+    skipped[reason] += 1
+    watch(Decision(path=path, commit=commit, reason=reason))
 
 
 class _Gone:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuralforge.data.example import Example
-from neuralforge.data.jsonl import MAX_LINE_BYTES, decode_example, encode_example
+from neuralforge.data.jsonl import MAX_LINE_BYTES, decode_example
 from neuralforge_common.atomic import storage_errors
 from neuralforge_common.errors import DataError
 
 if TYPE_CHECKING:
-    from neuralforge.data.extraction import CutCommit
+    from neuralforge.data.cutting import CutCommit
 
 _MARK = b'{"mark": '
 
@@ -48,8 +49,25 @@ class Counts:
         self.without_grammar += cut.without_grammar
 
 
+class Origins:
+    """Which file and which language each example of a journal is of, in order: a number each, by first appearance."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], int] = {}
+        self.languages: dict[str, int] = {}
+        self.file, self.language = array("Q"), array("Q")
+
+    def add(self, repo: str, path: str, language: str) -> None:
+        """One more."""
+        self.file.append(self.files.setdefault((repo, path), len(self.files)))
+        self.language.append(self.languages.setdefault(language, len(self.languages)))
+
+
 class Journal:
-    """An open journal; nobody else can open it meanwhile. `commits` are settled, `kept` examples stand in it."""
+    """An open journal; nobody else can open it meanwhile. `commits` are settled, `kept` examples stand in it.
+
+    `origins` are those of the examples.
+    """
 
     def __init__(self, path: Path, key: str, *, resume: bool) -> None:
         """Open or begin it.
@@ -59,8 +77,9 @@ class Journal:
             StorageError: the place cannot be written.
         """
         self.path = path
-        self.commits = self.kept = 0
+        self.commits = 0
         self.counts = Counts()
+        self.origins = Origins()
         self._header = json.dumps({"mark": {"journal": 1, "key": key}}).encode() + b"\n"
         with storage_errors(path):
             # Private: what is in it is code, redacted or not.
@@ -77,7 +96,15 @@ class Journal:
             self._file.truncate(end)
             self._file.seek(end)
             if not end:
-                self._append(self._header)
+                self._file.write(self._header)
+                self._file.flush()
+        for example in self.examples():
+            self.origins.add(example.repo, example.path, example.language)
+
+    @property
+    def kept(self) -> int:
+        """How many examples stand in it."""
+        return len(self.origins.file)
 
     def _read(self, resume: bool) -> int:
         """Where the last mark ends; 0 to begin anew."""
@@ -92,15 +119,11 @@ class Journal:
                 hint="leave --resume out to begin anew",
             )
         end = at = len(first)
-        examples = 0
         while line := self._file.readline(MAX_LINE_BYTES + 2):
             at += len(line)
             if line.startswith(_MARK) and line.endswith(b"\n"):
                 self._believe(json.loads(line)["mark"])
-                self.kept += examples
-                end, examples = at, 0
-            else:
-                examples += 1
+                end = at
         return end
 
     def _believe(self, mark: dict[str, Any]) -> None:
@@ -108,21 +131,29 @@ class Journal:
         counters = {item.name: Counter(mark[item.name]) for item in fields(Counts) if item.name != "files"}
         self.counts = Counts(files=mark["files"], **counters)
 
-    def settle(self, examples: Iterable[Example], *, commits: int) -> None:
-        """Add the examples of some more commits, and mark them done."""
-        lines = [encode_example(example, str(self.path)) for example in examples]
+    def add(self, repo: str, path: str, language: str, line: bytes) -> None:
+        """One more example, as a line of JSON; it counts once its commit is settled."""
+        with storage_errors(self.path):
+            self._file.write(line)
+        self.origins.add(repo, path, language)
+
+    def settle(self, *, commits: int) -> None:
+        """Mark some more commits done: what was added since the last mark is theirs."""
         self.commits += commits
         mark = {"commits": self.commits} | {item.name: getattr(self.counts, item.name) for item in fields(Counts)}
         with storage_errors(self.path):
-            self._append(b"".join(lines) + json.dumps({"mark": mark}).encode() + b"\n")
-        self.kept += len(lines)
+            self._file.write(json.dumps({"mark": mark}).encode() + b"\n")
+            self._file.flush()
+
+    def lines(self) -> Iterator[bytes]:
+        """All examples up to the last mark, in order, each as it was added."""
+        with storage_errors(self.path), self.path.open("rb") as stream:
+            yield from (line for line in stream if not line.startswith(_MARK))
 
     def examples(self) -> Iterator[Example]:
-        """All examples up to the last mark, in order."""
-        with storage_errors(self.path), self.path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.startswith(_MARK):
-                    yield decode_example(line, f"{self.path}:{number}", complete=line.endswith(b"\n"))
+        """The same as examples."""
+        for number, line in enumerate(self.lines(), start=1):
+            yield decode_example(line, f"{self.path}: example {number}", complete=line.endswith(b"\n"))
 
     def close(self) -> None:
         """Keep the file, to go on later."""
@@ -133,7 +164,3 @@ class Journal:
         with storage_errors(self.path):
             self.path.unlink()
         self.close()
-
-    def _append(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()

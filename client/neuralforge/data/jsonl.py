@@ -21,6 +21,7 @@ MAX_LINE_BYTES = 1 << 20
 _FORMAT_HINT = 'one JSON object per line: {"context": "def area(r):\\n", "completion": "    return 3 * r * r"}'
 _REQUIRED = ("context", "completion")
 _OPTIONAL = ("language", "repo", "path", "commit", "suffix", "time", "license", "author", "kind")
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -107,10 +108,14 @@ def decode_example(line: bytes, where: str, *, complete: bool) -> Example:
 
 def encode_example(example: Example, where: str) -> bytes:
     """An example as one line; raises DataError for one that could not be read back."""
-    _checked(example, where)
-    optional = {key: value for key in _OPTIONAL if (value := getattr(example, key))}
-    row = {"context": example.context, "completion": example.completion, **optional}
-    line = json.dumps(row, ensure_ascii=False).encode("utf-8")
+    row = {"context": example.context, "completion": example.completion}
+    row |= {key: value for key in _OPTIONAL if (value := getattr(example, key))}
+    try:
+        line = _JSON.encode(row).encode("utf-8")
+    except UnicodeEncodeError:
+        line = b""
+    if not line or not example.completion.strip():
+        _checked(example, where)
     if len(line) > MAX_LINE_BYTES:
         raise DataError(f"{where}: the example is too long: got {len(line):,} bytes, wanted at most {MAX_LINE_BYTES:,}")
     return line + b"\n"

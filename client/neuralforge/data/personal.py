@@ -22,10 +22,14 @@ _SHAPE = bytes(
     48 if c in b"0123456789" else 65 if 65 <= c <= 90 else 97 if c in b"abcdef" else c if c in b" .:-+(){}" else 120
     for c in range(256)
 )
-_DOTTED = tuple(b".%b.%b." % (b"0" * first, b"0" * second) for first in (1, 2, 3) for second in (1, 2, 3))
 _GROUPED = (b"000000000000000", b"0000 0000 0000 0", b"0000-0000-0000-0", b"0000 000000 0", b"0000-000000-0")
+_NORTH_AMERICAN = (b"000-000-0000", b")000-0000", b") 000-0000")  # (years have the form 0000-0000)
 _COLONS = re.compile(rb"0[0Aa]{3}:[:0Aa]")
 _COUNTRY = re.compile(rb"AA00 ?[0A]{4} ?[0A]{4}")
+# And of the text itself: what begins with a fixed character is found as fast. (A version has fewer dots, `i+1` fewer
+# digits.)
+_DOTTED = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+_INTERNATIONAL = re.compile(r"\+[1-9][0-9 .\-/()]{9}")
 
 _IPV4 = re.compile(
     rf"(?:{_BEFORE}|(?<=://))[1-9][0-9]{{0,2}}\.(?:(?:0|[1-9][0-9]{{0,2}})\.){{2}}[1-9][0-9]{{0,2}}"
@@ -78,10 +82,10 @@ def personal_data(text: str) -> Iterator[tuple[int, int, str]]:
     """Start, end and kind of each; those of different kinds may overlap."""
     shape = text.encode("ascii", "replace").translate(_SHAPE)
     for pattern, kind, is_one, is_likely in (
-        (_IPV4, "ip-address", _is_public, any(dotted in shape for dotted in _DOTTED)),
+        (_IPV4, "ip-address", _is_public, _DOTTED.search(text)),
         (_IPV6, "ip-address", _is_public, _COLONS.search(shape)),
         (_CARD, "card-number", _is_card, any(grouped in shape for grouped in _GROUPED)),
-        (_PHONE, "phone", _is_phone, b"+0" in shape or b"000-0000" in shape),
+        (_PHONE, "phone", _is_phone, any(form in shape for form in _NORTH_AMERICAN) or _INTERNATIONAL.search(text)),
     ):
         if is_likely:
             yield from ((*match.span(), kind) for match in pattern.finditer(text) if is_one(match[0]))

@@ -1,6 +1,6 @@
 """Which files and examples are worth learning from: rules with names, each of which can be switched off.
 
-A rule looks at one file or one example and says why it is not wanted, or nothing. Marks and names of generated and
+A rule looks at one file or one completion and says why it is not wanted, or nothing. Marks and names of generated and
 vendored files are those of GitHub's Linguist (github-linguist: generated.rb, vendor.yml).
 """
 
@@ -18,7 +18,20 @@ from neuralforge.data.redact import PLACEHOLDER
 from neuralforge.data.source import SourceFile
 from neuralforge_common.errors import DataError
 
-Subject = TypeVar("Subject", SourceFile, Example)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an example completes, taken apart once for all rules: `lines` are those that are not blank.
+
+    `comments` are what their comments say, empty unless each line is one.
+    """
+
+    text: str
+    lines: list[str]
+    comments: list[str]
+
+
+Subject = TypeVar("Subject", SourceFile, Completion)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +111,18 @@ def _very_long(file: SourceFile) -> bool:
 
 def _data_file(file: SourceFile) -> bool:
     lines = [line for line in file.text.split("\n") if line.strip()]
-    return len(lines) >= _LEAST_TABLE and sum(map(_is_row, lines)) > 0.7 * len(lines)
+    return len(lines) >= _LEAST_TABLE and _are_rows(lines, 0.7)
 
 
-def _is_row(line: str) -> bool:
-    return _ROW.fullmatch(line) is not None
+def _are_rows(lines: list[str], share: float) -> bool:
+    """Whether more than this share of the lines are; it stops where too many are not."""
+    others = 0
+    for line in lines:
+        if not _ROW.fullmatch(line):
+            others += 1
+            if len(lines) - others <= share * len(lines):
+                return False
+    return True
 
 
 # --- Examples ---------------------------------------------------------------------------------------------------------
@@ -120,47 +140,49 @@ _IMPORT = re.compile(r"\s*(?:import|from|use|using|require|require_relative|incl
 _ASIDE = re.compile(r"[\s(){}\[\],;'\"\w.*]{0,120}+")
 
 
-def _lines(example: Example) -> list[str]:
-    return [line for line in example.completion.split("\n") if line.strip()]
+def _taken_apart(text: str) -> Completion:
+    lines = [line for line in text.split("\n") if line.strip()]
+    comments: list[str] = []
+    for line in lines:
+        found = _COMMENT.match(line)
+        if not found:
+            comments = []
+            break
+        comments.append(found[1].strip())
+    return Completion(text=text, lines=lines, comments=comments)
 
 
-def _license_header(example: Example) -> bool:
-    lines = _lines(example)
-    if not all(_COMMENT.match(line) for line in lines):
-        return False
-    return bool(lines) and sum(_LEGAL.search(line) is not None for line in lines) * 4 >= len(lines)
+def _license_header(one: Completion) -> bool:
+    legal = sum(_LEGAL.search(line) is not None for line in one.lines) if one.comments else 0
+    return bool(one.comments) and legal * 4 >= len(one.lines)
 
 
-def _commented_code(example: Example) -> bool:
-    comments = [found[1].strip() for line in _lines(example) if (found := _COMMENT.match(line))]
-    if len(comments) < len(_lines(example)) or len(comments) < 2:
-        return False
-    return sum(_STATEMENT.match(comment) is not None for comment in comments) > 0.6 * len(comments)
+def _commented_code(one: Completion) -> bool:
+    return len(one.comments) >= 2 and sum(
+        _STATEMENT.match(comment) is not None for comment in one.comments
+    ) > 0.6 * len(one.comments)
 
 
-def _data_rows(example: Example) -> bool:
-    lines = _lines(example)
-    return len(lines) >= 4 and sum(map(_is_row, lines)) > 0.8 * len(lines)
+def _data_rows(one: Completion) -> bool:
+    return len(one.lines) >= 4 and _are_rows(one.lines, 0.8)
 
 
-def _repetitive(example: Example) -> bool:
-    lines = [line.strip() for line in _lines(example)]
-    return len(lines) >= 6 and len(set(lines)) < 0.4 * len(lines)
+def _repetitive(one: Completion) -> bool:
+    return len(one.lines) >= 6 and len({line.strip() for line in one.lines}) < 0.4 * len(one.lines)
 
 
-def _mostly_redacted(example: Example) -> bool:
-    rest = PLACEHOLDER.sub("", example.completion)
-    return rest != example.completion and sum(c.isalnum() for c in rest) < 8
+def _mostly_redacted(one: Completion) -> bool:
+    rest = PLACEHOLDER.sub("", one.text)
+    return rest != one.text and sum(c.isalnum() for c in rest) < 8
 
 
-def _imports(example: Example) -> bool:
-    lines = _lines(example)
-    found = sum(_IMPORT.match(line) is not None for line in lines)
-    return found * 2 > len(lines) and all(_IMPORT.match(line) or _ASIDE.fullmatch(line) for line in lines)
+def _imports(one: Completion) -> bool:
+    found = sum(_IMPORT.match(line) is not None for line in one.lines)
+    return found * 2 > len(one.lines) and all(_IMPORT.match(line) or _ASIDE.fullmatch(line) for line in one.lines)
 
 
-def _short(example: Example) -> bool:
-    return len("".join(example.completion.split())) < 40
+def _short(one: Completion) -> bool:
+    return len("".join(one.text.split())) < 40
 
 
 FILE_RULES: tuple[Rule[SourceFile], ...] = (
@@ -172,7 +194,7 @@ FILE_RULES: tuple[Rule[SourceFile], ...] = (
     Rule(name="data-file", summary="more than 7 in 10 lines hold nothing but literals", unwanted=_data_file),
     Rule(name="tests", summary="is a test by its name or folder", unwanted=_tests, is_on=False),
 )
-EXAMPLE_RULES: tuple[Rule[Example], ...] = (
+EXAMPLE_RULES: tuple[Rule[Completion], ...] = (
     Rule(name="license-header", summary="completes a license or a copyright notice", unwanted=_license_header),
     Rule(name="commented-code", summary="completes code that is commented out", unwanted=_commented_code),
     Rule(name="data-rows", summary="completes rows of literals", unwanted=_data_rows),
@@ -217,8 +239,9 @@ class Quality:
 
     def refuses(self, example: Example) -> str:
         """The rule that leaves an example out, or ""."""
+        completion = _taken_apart(example.completion)
         for rule in EXAMPLE_RULES:
-            if rule.name in self.rules and rule.unwanted(example):
+            if rule.name in self.rules and rule.unwanted(completion):
                 return rule.name
         return ""
 

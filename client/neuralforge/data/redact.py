@@ -125,14 +125,15 @@ def _private_keys(text: str) -> Iterator[Secret]:
 
 # --- Known formats ----------------------------------------------------------------------------------------------------
 
+_LONG_RUN = re.compile(rb" [^ ]{%d,}+" % SHORTEST)
 _RUN_TABLE = bytes(c if chr(c).isalnum() or chr(c) in "_-.+/=" else 0x20 for c in range(128)) + b" " * 128
 
 
 def _known_formats(text: str) -> Iterator[Secret]:
     # Formats are runs of at least SHORTEST of these characters. Cutting such runs out and looking only there first is
     # four times as fast as the search itself, and hardly any file goes on to that.
-    runs = text.encode("utf-8", "replace").translate(_RUN_TABLE).split()
-    if any(True for _ in secrets_of_known_format(" ".join([r.decode() for r in runs if len(r) >= SHORTEST]))):
+    runs = _LONG_RUN.findall(b" " + text.encode("utf-8", "replace").translate(_RUN_TABLE))
+    if any(True for _ in secrets_of_known_format(b"".join(runs).decode())):
         for start, end, kind in secrets_of_known_format(text):
             yield Secret(start, end, kind)
 
