@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         built = Path(place, "releases")
-        build(built, bytes_wanted=(args.megabytes or (4.0 if args.quick else 40.0)) * 1e6)
+        build(built, installed((args.megabytes or (4.0 if args.quick else 40.0)) * 1e6))
         rows.append(compare("releases", built, Path(place)))
         own = Path(__file__).resolve().parents[1]
         if not args.quick and (own / ".git").exists():
@@ -140,34 +140,48 @@ def run(command: list[str]) -> tuple[float, float, float, str]:
 # --- Repositories ---------------------------------------------------------------------------------------------------
 
 
-def build(folder: Path, *, bytes_wanted: float) -> None:
-    """Commit real packages in two releases each, a few files at a time, until so much source is written."""
+def build(folder: Path, steps: Iterable[Sequence[tuple[str, bytes | None]]]) -> None:
+    """A repository with a commit for each step: paths and what they hold from then on, or None where they end."""
     subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
-    importer = subprocess.Popen(
-        ["git", "-C", str(folder), "fast-import", "--quiet", "--force"], stdin=subprocess.PIPE, bufsize=1 << 20
-    )
+    extend(folder, steps)
+
+
+def extend(folder: Path, steps: Iterable[Sequence[tuple[str, bytes | None]]]) -> None:
+    """Commits behind those that are there, an hour apart."""
+    git = ["git", "-C", str(folder)]
+    last = subprocess.run([*git, "log", "-1", "--format=%ct"], capture_output=True, text=True)
+    moment = int(last.stdout or 1_600_000_000)
+    follows = b"from refs/heads/main^0\n" if last.returncode == 0 else b""
+    importer = subprocess.Popen([*git, "fast-import", "--quiet", "--force"], stdin=subprocess.PIPE, bufsize=1 << 20)
     if importer.stdin is None:
         raise SystemExit("error: git fast-import has no input")
-    moment = 1_600_000_000
-    for changed in _steps(bytes_wanted):
+    for changed in steps:
         moment += 3600
         lines = [b"commit refs/heads/main\ncommitter Ann <ann@example.org> %d +0000\ndata 5\nmore\n\n" % moment]
+        lines.append(follows)
+        follows = b""
         for path, content in changed:
-            lines.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.encode(), len(content), content))
+            if content is None:
+                lines.append(b"D %s\n" % path.encode())
+            else:
+                lines.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.encode(), len(content), content))
         importer.stdin.write(b"".join(lines))
     importer.stdin.close()
     if importer.wait():
         raise SystemExit("error: the repository could not be built")
 
 
-def _steps(bytes_wanted: float) -> Iterator[list[tuple[str, bytes]]]:
+def installed(
+    bytes_wanted: float, *, packages: Sequence[str] = PACKAGES, pattern: str = "*.py"
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Real packages in two releases each, a few files at a time, until so much source is written."""
     written = 0
-    for package in PACKAGES:
+    for package in packages:
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
             continue
         root = Path(found.origin).parent
-        files = [(str(file.relative_to(root.parent)), file) for file in sorted(root.rglob("*.py"))]
+        files = [(str(file.relative_to(root.parent)), file) for file in sorted(root.rglob(pattern))]
         for release in (1, 2):
             for start in range(0, len(files), FILES_PER_COMMIT):
                 step: list[tuple[str, bytes]] = []
@@ -184,20 +198,33 @@ def _steps(bytes_wanted: float) -> Iterator[list[tuple[str, bytes]]]:
                     return
 
 
-def measured(repository: Path) -> tuple[int, int]:
-    """Commits that are no merges, and the bytes of Python that they wrote."""
-    git = ["git", "-C", str(repository)]
-    names = subprocess.run([*git, "rev-list", "--no-merges", "HEAD"], capture_output=True, check=True).stdout
-    differ = [*git, "diff-tree", "--stdin", "--root", "-r", "--raw", "--no-abbrev", "--diff-filter=d", "--no-commit-id"]
-    raw = subprocess.run(differ, input=names, capture_output=True, check=True).stdout
-    blobs = [line.split()[3] for line in raw.splitlines() if line.endswith(b".py") and line[8:15] == b"100644 "]
-    sizes = subprocess.run(
-        [*git, "cat-file", "--batch-check=%(objectsize)"],
-        input=b"\n".join(blobs) + b"\n",
-        capture_output=True,
-        check=True,
+def measured(repository: Path, ending: str = ".py") -> tuple[int, int]:
+    """Commits that are no merges, and the bytes that they wrote in files of this ending."""
+    names = git(repository, "rev-list", "--no-merges", "HEAD").split()
+    return len(names), sum(size for _, _, size in versions(repository, names, ending))
+
+
+def versions(repository: Path, commits: Sequence[bytes], ending: str) -> list[tuple[str, str, int]]:
+    """Of each version of a file that these commits wrote: path, object and bytes, in the commits' order."""
+    options = ("--stdin", "--root", "-r", "--raw", "-z", "--no-abbrev", "--diff-filter=d", "--no-commit-id")
+    raw = git(repository, "diff-tree", *options, given=b"\n".join(commits) + b"\n").split(b"\0")
+    # ":mode mode object object status" and the path by turns; a rename is told as an end and a beginning.
+    pairs = [(told.split(), path) for told, path in zip(raw[::2], raw[1::2], strict=False)]
+    found = [
+        (os.fsdecode(path), told[3].decode())
+        for told, path in pairs
+        if path.endswith(ending.encode()) and told[1] == b"100644"
+    ]
+    names = "".join(f"{name}\n" for _, name in found).encode()
+    sizes = git(repository, "cat-file", "--batch-check=%(objectsize)", given=names).split()
+    return [(path, name, int(size)) for (path, name), size in zip(found, sizes, strict=True)]
+
+
+def git(repository: Path, *arguments: str, given: bytes | None = None) -> bytes:
+    """What git prints."""
+    return subprocess.run(
+        ["git", "-C", str(repository), *arguments], input=given, capture_output=True, check=True
     ).stdout
-    return len(names.split()), sum(map(int, sizes.split()))
 
 
 # --- The peer -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from neuralforge.data.redact import find_secrets, redact
 from neuralforge.data.source import read_source_tree
 
 ALNUM = string.ascii_letters + string.digits
-_TESTS = re.compile(r"(?:^|/)(?:tests?|testing|idle_test)/|(?:^|/)test_")
+TESTS = re.compile(r"(?:^|/)(?:tests?|testing|idle_test)/|(?:^|/)test_")
 PERSONS = ("email", "author-name")
 AROUND = ("x = '{}'", "    call({!r}, 1)", '{{"key": "{}"}}', "# see {} for more", "value: {}", "    return f('{}')")
 ASSIGNED = ("password = '{}'", 'api_key: str = "{}"', "client_secret='{}'", "DB_PASSWORD = '{}'")
@@ -142,7 +142,7 @@ def files(limit: int) -> Iterator[str]:
     for place in dict.fromkeys((paths["stdlib"], paths["purelib"])):
         room = characters + limit // 2
         for file in read_source_tree(Path(place), languages=["python"]):
-            if _TESTS.search(file.path):
+            if TESTS.search(file.path):
                 continue
             characters += len(file.text)
             yield file.text

@@ -36,7 +36,8 @@ def test_the_guides_four_figures_stand_in_a_table(cli: Cli, rows: Rows, adapter:
     for who in ("base", "adapter"):
         for of in ("completion", "first token", "token"):
             assert re.search(rf"^latency, {who}, {of}: p50 .* ms .*, p95 .*, p99 ", done.stdout, re.MULTILINE)
-    assert re.search(r"^memory at its peak, whole process: base \d+\.\d MB, adapter ", done.stdout, re.MULTILINE)
+    peak = r"^memory at its peak, whole process: base \d+\.\d MB \[\d+\.\d, \d+\.\d\], adapter "
+    assert re.search(peak, done.stdout, re.MULTILINE)
 
 
 def test_every_figure_has_its_interval_and_what_is_written_is_compared(
@@ -76,6 +77,10 @@ def test_json_has_the_metrics_that_were_asked_for_in_that_order(
         answer["memory"]["base"] == pytest.approx(2 * weights, rel=0.01)
     )
     assert answer["memory"]["adapter"] - answer["memory"]["base"] == pytest.approx(81_408 * 4 / 1e6)
+    for who in ("base", "adapter"):
+        peak = answer["memory"]["peak"][who]["process"]
+        low, high = peak["interval"]
+        assert weights < low <= peak["mb"] <= high
     assert 1 < answer["perplexity"]["adapter"] != answer["perplexity"]["base"] > 1
 
 

@@ -54,6 +54,25 @@ def test_every_token_has_its_time(pair: Pair) -> None:
     assert made.cut
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_writer_that_is_stopped_has_written_the_beginning_of_what_it_would_have(
+    pair: Pair, temperature: float
+) -> None:
+    options = {"adapter": True, "max_new_tokens": 24, "temperature": temperature, "seed": 3}
+    whole = pair.a.complete("def area(r):\n", **options)
+    asked: list[str] = []
+
+    def enough(text: str) -> bool:
+        asked.append(text)
+        return len(text) >= 8
+
+    stopped = pair.a.complete("def area(r):\n", **options, ended=enough)
+    assert whole.text.startswith(stopped.text)
+    assert stopped.tokens < whole.tokens
+    assert stopped.text == asked[-1]
+    assert all(len(text) < 8 for text in asked[:-1])
+
+
 def test_writers_take_turns_and_every_one_is_warmed_up(samples: Path) -> None:
     examples = tuple(read_examples(samples))[:3]
     calls: list[str] = []

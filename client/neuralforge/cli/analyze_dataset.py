@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         from neuralforge.data.analysis_page import analysis_page
         from neuralforge_common.atomic import write_bytes_atomically
 
-        page = analysis_page(analysis, judgement, name=args.dataset.name, cost=_cost(steps, minutes, args))
+        page = analysis_page(
+            analysis, judgement, name=args.dataset.name, cost=_cost(steps, minutes, args), base=args.base
+        )
         write_bytes_atomically(args.html, page.encode())
     if args.json:
         import json

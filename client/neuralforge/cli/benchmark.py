@@ -87,8 +87,10 @@ def _beneath(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
     if peak := figures.get("memory", {}).get("peak"):
         for kind, name in (("process", "whole process"), ("device", "GPU")):
             if kind in peak["base"]:
-                base, adapted = peak["base"][kind], peak["adapter"][kind]
-                yield f"memory at its peak, {name}: base {base:.1f} MB, adapter {adapted:.1f} MB"
+                base, adapted = (
+                    shown("memory", peak[who][kind]["mb"], peak[who][kind]["interval"]) for who in ("base", "adapter")
+                )
+                yield f"memory at its peak, {name}: base {base}, adapter {adapted}"
     if missing := figures.get("syntax", {}).get("without_grammar"):
         names = ", ".join(f"{name} ({count})" for name, count in missing.items())
         yield f"syntax: no grammar here for {names}; those samples are left out"

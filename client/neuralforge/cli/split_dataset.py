@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read, divide, measure, write."""
+    from shlex import quote
+
     from neuralforge.cli.console import plain_console
     from neuralforge.data.jsonl import read_examples, write_examples
     from neuralforge.data.leakage import measure_leakage
@@ -57,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"to learn from  {len(split.train):,} in {train}")
     console.print(f"held out       {len(split.evaluation):,} in {held_out}, by {args.by}")
     console.print(f"leakage        {leakage.share:.1%} measured: none of them stands in the training side, nor nearly")
-    console.print(f"next: neuralforge analyze-dataset {train} --against {held_out}")
+    console.print(f"next: neuralforge analyze-dataset {quote(str(train))} --against {quote(str(held_out))}")
     return 0

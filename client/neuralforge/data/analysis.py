@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Literal
 
 from neuralforge.data.dedup import Deduplicator, example_text
@@ -105,8 +106,9 @@ def measure_lengths(sizes: Sequence[tuple[int, int]], max_length: int, *, bins: 
 
 
 def judge(analysis: Analysis, *, train: str, against: str | None) -> Judgement:
-    """Decide; `train` and `against` are the files' names, for the commands that are told."""
-    findings = [*_severe(analysis, train), *_mild(analysis, train, against)]
+    """Decide; `train` and `against` are the files' names, for the commands that are told, quoted for a shell."""
+    train, against = quote(train), None if against is None else quote(against)
+    findings = [*_severe(analysis, train, against), *_mild(analysis, train, against)]
     severe = [finding for finding in findings if finding.severe]
     if severe:
         way_out = next((finding.way_out for finding in severe if finding.way_out), "")
@@ -121,7 +123,7 @@ def judge(analysis: Analysis, *, train: str, against: str | None) -> Judgement:
     )
 
 
-def _severe(analysis: Analysis, train: str) -> list[Finding]:
+def _severe(analysis: Analysis, train: str, against: str | None) -> list[Finding]:
     findings = []
     if analysis.leakage is not None and analysis.leakage.share > 0:
         leak = analysis.leakage
@@ -130,7 +132,7 @@ def _severe(analysis: Analysis, train: str) -> list[Finding]:
                 text=f"{leak.share:.1%} of the held-out examples stand in the training side "
                 f"({leak.exact} to the token, {leak.near} nearly): what is measured on them says nothing",
                 severe=True,
-                way_out=f"join both files again, then: neuralforge split-dataset {train}",
+                way_out=f"cat {train} {against} > both.jsonl && neuralforge split-dataset both.jsonl",
             )
         )
     if analysis.secrets:

@@ -52,13 +52,14 @@ def write_code(
         for who in ("base", "adapter"):
             for sample in range(samples):
                 made = opened.complete(
-                    task.prefix,
+                    task.shown,
                     suffix=task.suffix,
                     adapter=who == "adapter",
                     max_new_tokens=LINE_TOKENS if task.one_line else BODY_TOKENS,
                     temperature=0.0 if samples == 1 else temperature,
                     # Both draw from the same numbers, and no two samples do.
                     seed=(seed * len(tasks) + number) * samples + sample,
+                    ended=task.ended,
                 )
                 yield WrittenCode(task=task.name, who=who, sample=sample, answer=task.answer(made.text))
         after()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from neuralforge.data.example import Example
@@ -30,7 +31,7 @@ from neuralforge_common.folder import AdapterFolder, read_adapter_folder, verify
 class Generation:
     """A completion; `times` holds seconds from the call to each of its tokens, the end mark counted.
 
-    `cut` tells that it was stopped by the number of tokens, not by an end mark.
+    `cut` tells that no end mark stopped it.
     """
 
     text: str
@@ -65,6 +66,18 @@ class _Clock(BaseStreamer):
 
     def end(self) -> None:
         """Nothing is held back."""
+
+
+class _Enough(StoppingCriteria):
+    """Stops where what was written so far is all that is wanted."""
+
+    def __init__(self, tokenizer: Any, begin: int, ended: Callable[[str], bool]) -> None:
+        self._tokenizer, self._begin, self._ended = tokenizer, begin, ended
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Of the one text that is written."""
+        text = self._tokenizer.decode(input_ids[0, self._begin :].tolist(), skip_special_tokens=True)
+        return torch.tensor([self._ended(str(text))], device=input_ids.device)
 
 
 class OpenedAdapter:
@@ -110,10 +123,12 @@ class OpenedAdapter:
         to_the_end: bool = False,
         temperature: float = 0.0,
         seed: int = 0,
+        ended: Callable[[str], bool] | None = None,
     ) -> Generation:
         """Completion of `context`, greedy or drawn at `temperature`; `suffix` is shown to a base that has marks for it.
 
         `to_the_end` goes on over end marks until there are `max_new_tokens`, as a measurement of speed wants it.
+        `ended` is asked after each token whether the text so far is enough.
         """
         self._switch(adapter)
         tokenizer: Any = self.base.tokenizer
@@ -122,6 +137,8 @@ class OpenedAdapter:
         inputs = torch.tensor([ids], device=self._flat.vector.device)
         ends = {self.base.end_token_id, tokenizer.eos_token_id} - {None}
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        begin = 1 if self.base.is_encoder_decoder else len(ids)
+        enough = StoppingCriteriaList([_Enough(tokenizer, begin, ended)] if ended is not None else [])
         with torch.random.fork_rng(), nullcontext() if adapter else self.peft.disable_adapter():
             torch.manual_seed(seed)
             clock = _Clock()
@@ -135,9 +152,9 @@ class OpenedAdapter:
                 eos_token_id=sorted(ends),
                 pad_token_id=tokenizer.pad_token_id,
                 streamer=clock,
+                stopping_criteria=enough,
             )
-        new = output[0].tolist()
-        new = new[1:] if self.base.is_encoder_decoder else new[len(ids) :]
+        new = output[0, begin:].tolist()
         text = tokenizer.decode([t for t in new if t not in ends], skip_special_tokens=True)
         return Generation(text=str(text), times=tuple(clock.times), cut=not ends.intersection(new))
 
