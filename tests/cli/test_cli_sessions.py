@@ -142,6 +142,7 @@ def test_nothing_of_the_code_stands_in_the_clear(second: tuple[Path, str], proje
             assert not [word for word in words if word.encode() in data], path
 
 
+@pytest.mark.slow
 def test_another_key_is_refused_before_anything_is_learnt(cli: Cli, refused: Refused, place: Path) -> None:
     given = KEY | {"NEURALFORGE_PASSPHRASE": "another horse"}
     line = refused("forget-report", "my-adapter.lora", cwd=place, **given)
@@ -162,6 +163,7 @@ def test_without_a_key_there_is_one_line_with_the_ways_out(cli: Cli, place: Path
     assert not (place / ".neuralforge").exists()
 
 
+@pytest.mark.slow
 def test_a_size_of_0_goes_on_with_ewc_alone_and_keeps_no_code(cli: Cli, place: Path, project: Path) -> None:
     shutil.rmtree(place / ".neuralforge")
     learn = ("train", "--source", project, "--continue-from", "my-adapter.lora", *QUICK, "--replay-buffer-size", 0)
@@ -283,6 +285,7 @@ def test_without_ewc_and_replay_the_command_is_plain_training(
     assert read_adapter_folder(place / "my-adapter.lora").state == trainer.state()
 
 
+@pytest.mark.slow
 def test_a_session_in_a_block_of_its_own_leaves_one_adapter_that_peft_loads(
     cli: Cli, place: Path, project: Path, rows: Any
 ) -> None:

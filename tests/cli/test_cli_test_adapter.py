@@ -64,6 +64,7 @@ def test_what_was_written_is_compared_with_the_wanted_text(judged: dict[str, Any
         assert low < judged["summary"][who]["perplexity"] < high
 
 
+@pytest.mark.slow
 def test_more_samples_are_written_than_are_shown_where_so_asked(
     cli: Cli, rows: Rows, adapter: Path, examples: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_an_unknown_base_is_answered_with_the_nearest_one(cli: Cli, examples: Pa
     assert names_below(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_another_run_are_refused_and_kept(
     cli: Cli, refused: Refused, examples: Path, tmp_path: Path
 ) -> None:

@@ -173,6 +173,7 @@ def test_an_invitation_that_has_expired(server: Rig, laptop: Path) -> None:
     assert [*contents(laptop / "home")] == ["federations"]
 
 
+@pytest.mark.slow
 def test_clocks_that_are_an_hour_apart(server: Rig, member: Path) -> None:
     before = contents(member)
     try:
@@ -215,6 +216,7 @@ def test_an_option_that_there_is_not(laptop: Path) -> None:
 # What a member's machine keeps, loose or damaged
 
 
+@pytest.mark.slow
 def test_a_members_keys_that_others_may_read(server: Rig, member: Path) -> None:
     folder = keys_folder(member, server)
     for path, mode, wanted in (
@@ -478,6 +480,7 @@ def damage_both(place: Path, digests: list[str]) -> list[str]:
     return [*damage_ledger(place, digests)[:1], "was made anew from nf-server/states: rounds 0, 1;"]
 
 
+@pytest.mark.slow
 def test_a_coordinator_goes_on_from_what_is_whole_and_says_so(made: Path, tmp_path: Path) -> None:
     damages: tuple[tuple[Callable[[Path, list[str]], list[str]], int], ...] = (
         (damage_newest_state, 1),
@@ -517,6 +520,7 @@ def test_a_look_at_a_damaged_ledger_says_the_way_out_and_touches_nothing(coordin
     assert (coordinator / "nf-server" / "rounds.db").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_damaged(coordinator: Path) -> None:
     assert run("nf-server", "invite", "laptop-1", place=coordinator).returncode == 0
     path = coordinator / "nf-server" / "identity.db"
@@ -530,6 +534,7 @@ def test_a_registry_that_is_damaged(coordinator: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_terms_that_are_not_those_of_the_committed_rounds(coordinator: Path) -> None:
     two_rounds(coordinator)
     write_config(coordinator, config_of(coordinator).listen.port, adapter="{base: nf-tiny, rank: 8}")

@@ -41,15 +41,15 @@ def train(base: BaseModel, dataset: Dataset, *, events: list[Event] | None = Non
 
 def test_the_guides_script_runs_as_written(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_examples(Path("train.jsonl"), dataset.train[:12])
-    write_examples(Path("eval.jsonl"), dataset.evaluation[:4])
+    write_examples(Path("train.jsonl"), dataset.train[:32])
+    write_examples(Path("eval.jsonl"), dataset.evaluation)
     model = load_base_model("nf-tiny")
     trainer = LoRATrainer(model=model, rank=8, alpha=16, target_modules=["q_proj", "v_proj"])
     trainer.train(train_dataset="train.jsonl", eval_dataset="eval.jsonl", epochs=3, batch_size=8)
     trainer.save_adapter("my-adapter.lora")
     folder = read_adapter_folder(Path("my-adapter.lora"))
     assert folder.spec.target_modules == ("q_proj", "v_proj")
-    assert folder.metadata.training_samples == 12
+    assert folder.metadata.training_samples == 32
     assert any(array.any() for name, array in folder.state.items() if "lora_B" in name), "it learnt something"
 
 
