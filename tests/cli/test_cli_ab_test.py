@@ -59,6 +59,7 @@ def test_the_better_adapter_wins_on_either_side(cli: Cli, adapter: Path, worse: 
     assert forth["a"] / forth["b"] - 1 == pytest.approx(forth["change"])
 
 
+@pytest.mark.slow
 def test_an_adapter_is_not_better_than_itself(cli: Cli, rows: Rows, adapter: Path, held_out: Path) -> None:
     arguments = ("--adapter-a", adapter, "--adapter-b", adapter, "--test-data", held_out, "--max-length", 64)
     options = ("--metrics", "accuracy,perplexity,speed,memory,syntax,edit_similarity", "--limit", 3, "--generate", 1)

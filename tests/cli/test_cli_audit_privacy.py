@@ -25,6 +25,7 @@ def config(tmp_path: Path, team_code: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_audit_says_what_it_looked_at_and_leaves_nothing_behind(cli: Cli, tmp_path: Path, config: Path) -> None:
     scratch = tmp_path / "tmp"
     scratch.mkdir()

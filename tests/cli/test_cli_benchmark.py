@@ -40,6 +40,7 @@ def test_the_guides_four_figures_stand_in_a_table(cli: Cli, rows: Rows, adapter:
     assert re.search(peak, done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_every_figure_has_its_interval_and_what_is_written_is_compared(
     cli: Cli, adapter: Path, examples: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_json_has_the_metrics_that_were_asked_for_in_that_order(
     assert 1 < answer["perplexity"]["adapter"] != answer["perplexity"]["base"] > 1
 
 
+@pytest.mark.slow
 def test_an_adapter_that_plain_peft_saved_is_measured_with_a_word_of_caution(
     cli: Cli, adapter: Path, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_one_author_and_no_file_on_both_sides(cli: Cli, grown: Path, tmp_path: P
     assert len(everybody) == 2
 
 
+@pytest.mark.slow
 def test_a_dataset_of_a_history_can_be_learnt_from(cli: Cli, grown: Path, tmp_path: Path) -> None:
     assert cli("extract-dataset", "--git-repo", grown, "--output", "d.jsonl", cwd=tmp_path).returncode == 0
     done = cli(

@@ -150,6 +150,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_training(
     assert names_below(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_leaves_the_older_adapter_whole(
     program: Path, adapter: Path, examples: Path, tmp_path: Path
 ) -> None:

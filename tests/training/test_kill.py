@@ -71,7 +71,8 @@ def bytes_of(adapter: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(adapter.iterdir())}
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 @pytest.mark.timeout(900)
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(
     program: Path, team_code: Path, tmp_path: Path, kills: int
