@@ -15,12 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from neuralforge.data.dataset import Dataset, build_dataset
 from neuralforge.data.example import Example
 from neuralforge.data.source import join_sources, read_source_tree
-from neuralforge.data.tokens import encode
+from neuralforge.evaluation.generation import write
 from neuralforge.evaluation.syntax import syntax_valid
 from neuralforge.models import load_base_model
 from neuralforge.training import LoRATrainer
@@ -97,22 +95,11 @@ def figures(trainer: LoRATrainer, dataset: Dataset) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
 def complete(trainer: LoRATrainer, example: Example) -> str:
     """Greedy, at most NEW_TOKENS."""
-    tokenizer: Any = trainer.base.tokenizer
     trainer.peft.eval()
-    ids = encode(tokenizer, [example.context], special=True)[0][-(MAX_LENGTH - NEW_TOKENS) :]
-    model: Any = trainer.peft
-    output = model.generate(
-        input_ids=torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=trainer.base.end_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return str(tokenizer.decode(output[0, len(ids) :].tolist(), skip_special_tokens=True))
+    options = {"max_length": MAX_LENGTH, "max_new_tokens": NEW_TOKENS}
+    return write(trainer.peft, trainer.base, example.context, **options).text
 
 
 def mean(rows: list[dict[str, float]], name: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from house_style import house_style
 from hypothesis import settings
 
 # At a desk every run tries other examples; what decides whether a change lands tries the same ones each time.
@@ -57,12 +57,12 @@ def cli(program: Path) -> Cli:
 
 @pytest.fixture(scope="session")
 def team_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of real Python code by several hands: a few modules of the standard library."""
+    """A folder of real Python code by several hands, in the style of a house: see `house_style`."""
     folder = tmp_path_factory.mktemp("team") / "project"
     folder.mkdir()
     library = Path(sysconfig.get_paths()["stdlib"])
     for name in TEAM_MODULES:
-        shutil.copyfile(library / name, folder / name)
+        (folder / name).write_text(house_style((library / name).read_text("utf-8")), "utf-8")
     return folder
 
 

@@ -95,7 +95,7 @@ def test_gates_weigh_the_blocks_and_are_never_worse_than_none(
     vector = wider.flatten(state)
     random = np.random.default_rng(0)
     for _, _, b in wider.factors(vector):
-        b[:, 3:] = 0.1 * random.standard_normal((len(b), 2))
+        b[:, 3:] = 0.3 * random.standard_normal((len(b), 2))
     state = wider.unflatten(vector)
     trainer = opened(fresh_base(), spec, state)
     gates = learn_gates(trainer, (3, 2), dataset.evaluation, steps=5, rate=0.3)

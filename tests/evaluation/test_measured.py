@@ -9,10 +9,10 @@ import pytest
 from neuralforge.data.jsonl import read_examples
 from neuralforge.evaluation import evaluate_adapter
 from neuralforge.evaluation.benchmark import writer_of
+from neuralforge.evaluation.generation import Generation
 from neuralforge.evaluation.latency import measure, quantiles
 from neuralforge.evaluation.memory import PeakMemory
 from neuralforge.evaluation.one_base import read_pair
-from neuralforge.evaluation.opened import Generation
 from neuralforge.evaluation.pair import Pair, open_pair
 from neuralforge_common.adapter import AdapterState
 from neuralforge_common.folder import AdapterMetadata, read_adapter_folder, write_adapter_folder

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from neuralforge.data.example import Example
+from neuralforge.data.tokens import tokenize
 from neuralforge.evaluation.opened import open_adapter
 from neuralforge.models.base import BaseModel
 from neuralforge.serving.request import CompletionRequest, Finish, Piece
@@ -36,15 +37,33 @@ def test_logprobs_are_the_models_own_and_belong_to_the_text(tiny_base: BaseModel
     assert len(tokens) == finish.completion_tokens == 12
     assert "".join(token.text for token in tokens) == text
     assert [text[t.offset : t.offset + len(t.text)] for t in tokens] == [t.text for t in tokens]
-    tokenizer: Any = tiny_base.tokenizer
-    prompt = tokenizer(code)["input_ids"]
-    ids = tokenizer(code + text)["input_ids"]
-    assert ids[: len(prompt)] == prompt
+    # What training reads of the same text.
+    (read,) = tokenize(
+        [Example(context=code, completion=text)],
+        tiny_base.tokenizer,
+        max_length=512,
+        end_token_id=tiny_base.end_token_id,
+    )
     with torch.no_grad():
-        logits = tiny_base.model(input_ids=torch.tensor([ids])).logits[0, len(prompt) - 1 : -1]
-    reference = logits.log_softmax(-1)
-    assert [t.logprob for t in tokens] == pytest.approx(reference.max(-1).values.tolist()[: len(tokens)], abs=1e-4)
-    assert all(t.alternatives[0][1] == t.logprob and len(t.alternatives) == 3 for t in tokens)
+        logits = tiny_base.model(input_ids=torch.tensor([read.tokens])).logits[0, read.start - 1 : -1]
+    written = torch.tensor(read.tokens[read.start :])
+    reference = logits.log_softmax(-1).gather(-1, written[:, None])[:, 0]
+    assert [t.logprob for t in tokens] == pytest.approx(reference.tolist()[: len(tokens)], abs=1e-4)
+    assert all(t.alternatives[0][1] == t.logprob and len(t.alternatives) == 3 for t in tokens[1:])
+
+
+def test_behind_an_indentation_a_line_goes_on_as_if_it_had_not_been_typed(tiny_base: BaseModel, whole: Whole) -> None:
+    writer = Writer(tiny_base, max_context=512)
+    code = "def total(values):\n    result = 0\n    for value in values:"
+    free, _, _ = whole(writer.write(CompletionRequest(prompt=code, max_tokens=24), lambda: False))
+    typed = free[: len(free) - len(free.lstrip())]
+    assert typed.startswith("\n")
+    for end in range(1, len(typed) + 1):
+        text, _, finish = whole(
+            writer.write(CompletionRequest(prompt=code + typed[:end], max_tokens=24), lambda: False)
+        )
+        assert (typed[:end] + text).startswith(free[:40])
+        assert finish.completion_tokens == 24
 
 
 def test_a_stop_string_across_tokens_ends_text_and_tokens(writer: Writer, code: str, whole: Whole) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neuralforge.data.boundary import CLOSED, open_ends
 from neuralforge.data.example import Example
 from neuralforge.data.fim import fim_marks, fim_prompt
 from neuralforge_common.errors import DataError
@@ -46,26 +47,35 @@ def tokenize(
     end_token_id: int,
     is_encoder_decoder: bool = False,
 ) -> list[TokenizedExample]:
-    """Tokenize context and completion apart, as an editor that asks for a completion will.
+    """Tokenize context and completion as one text, see `boundary`; a token that both have a part in counts.
 
-    A completion may always fill half of `max_length` tokens, and more where the context leaves room; it is cut at
-    its end, the context at its beginning. What stands after the cursor is shown to a causal base that has marks for it
-    (`fim_marks`), and to no other. Raises DataError where nothing is left to learn from.
+    Apart are those of an encoder-decoder, and those with marks for the cursor between them. A completion may always
+    fill half of `max_length` tokens, and more where the context leaves room; it is cut at its end, the context at its
+    beginning. What stands after the cursor is shown to a causal base that has marks for it (`fim_marks`), and to no
+    other. Raises DataError where nothing is left to learn from.
     """
     examples = list(examples)
     contexts = encode(tokenizer, [e.context for e in examples], special=True)
-    completions = encode(tokenizer, [e.completion for e in examples], special=False)
     marks = fim_marks(tokenizer) if not is_encoder_decoder and any(e.suffix for e in examples) else None
+    ends = [CLOSED] * len(examples)
+    if not is_encoder_decoder:
+        ends = open_ends(tokenizer, [e.context for e in examples], contexts)
+    if marks is not None:
+        ends = [CLOSED if example.suffix else end for example, end in zip(examples, ends, strict=True)]
+    joined = [end.text + example.completion for end, example in zip(ends, examples, strict=True)]
+    completions = encode(tokenizer, joined, special=False)
     suffixes = encode(tokenizer, [e.suffix for e in examples], special=False) if marks else [[]] * len(examples)
     tokenized = []
-    rows = zip(examples, contexts, completions, suffixes, strict=True)
-    for index, (example, context, completion, suffix) in enumerate(rows):
+    rows = zip(examples, contexts, ends, completions, suffixes, strict=True)
+    for index, (example, context, end, completion, suffix) in enumerate(rows):
         if is_encoder_decoder:
             body, ended = _ended(completion, max_length, end_token_id)
             tokens, start, encoder = body, 0, _tail(context, max_length)
         else:
-            room = max(max_length - len(context) - len(suffix), max_length // 2)
-            body, ended = _ended(completion, room, end_token_id)
+            context = context[: len(context) - len(end.tokens)]
+            known = end.known(completion)
+            room = max(max_length - len(context) - len(suffix), max_length // 2 + known)
+            body, ended = _ended(completion, min(room, max_length), end_token_id)
             first, left = tokenizer.bos_token_id, max_length - len(body)
             shown = marks is not None and example.suffix
             head = (
@@ -74,7 +84,7 @@ def tokenize(
                 else _tail(context, left, first=first)
             )
             # A causal model without a beginning mark predicts nothing at position 0.
-            tokens, start, encoder = head + body, max(len(head), 1), []
+            tokens, start, encoder = head + body, max(len(head) + known, 1), []
         if len(tokens) > start:
             tokenized.append(
                 TokenizedExample(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralforge.data.example import Example
+from neuralforge.evaluation.generation import Generation
 from neuralforge.evaluation.intervals import (
     Interval,
     clusters_of,
@@ -20,7 +21,7 @@ from neuralforge.evaluation.intervals import (
 from neuralforge.evaluation.latency import Times, Writer, measure, quantiles
 from neuralforge.evaluation.memory import PeakMemory
 from neuralforge.evaluation.metrics import summarize
-from neuralforge.evaluation.opened import Generation, OpenedAdapter
+from neuralforge.evaluation.opened import OpenedAdapter
 from neuralforge.evaluation.written import Written, without_grammar, write_all
 from neuralforge.training.engine import ExampleScore
 

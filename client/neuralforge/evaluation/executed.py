@@ -52,7 +52,7 @@ def write_code(
         for who in ("base", "adapter"):
             for sample in range(samples):
                 made = opened.complete(
-                    task.shown,
+                    task.prefix,
                     suffix=task.suffix,
                     adapter=who == "adapter",
                     max_new_tokens=LINE_TOKENS if task.one_line else BODY_TOKENS,

@@ -35,26 +35,15 @@ class CodeTask:
         """Whether a single line is missing."""
         return "#L" in self.name
 
-    @property
-    def shown(self) -> str:
-        """What a model is given: `prefix` without the line break at its end, which is the model's to write.
-
-        Tokenizers join a line break and the indentation behind it in one token. A prompt that ends between the two is
-        one that no model has learnt from: smollm2-135m then solves none of 24 lines, and eleven otherwise.
-        """
-        return self.prefix.rstrip("\n")
-
     def answer(self, written: str) -> str:
-        """As much of what a model wrote behind `shown` as belongs in the gap."""
+        """As much of what a model wrote as belongs in the gap."""
         if self.one_line:
-            return next((line for line in written.split("\n")[1:] if line.strip()), "")
-        return written[: min(self._ends(written), default=len(written))].partition("\n")[2]
+            return written.partition("\n")[0]
+        return written[: min(self._ends(written), default=len(written))]
 
     def ended(self, written: str) -> bool:
         """Whether a model has gone beyond the gap, so that what else it writes changes no answer."""
-        if self.one_line:
-            return any(line.strip() for line in written.split("\n")[1:-1])
-        return bool(self._ends(written))
+        return "\n" in written if self.one_line else bool(self._ends(written))
 
     def _ends(self, written: str) -> list[int]:
         return [place for place in (written.find(end) for end in _ENDS) if place >= 0]

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from neuralforge.data.example import Example
+from neuralforge.evaluation.generation import Generation
 from neuralforge.evaluation.intervals import Interval, grouped_quantile_interval, quantile_interval
-from neuralforge.evaluation.opened import Generation
 
 QUANTILES = (0.5, 0.95, 0.99)
 

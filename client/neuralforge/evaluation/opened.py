@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from neuralforge.data.example import Example
-from neuralforge.data.fim import fim_marks, fim_prompt
+from neuralforge.data.fim import fim_marks
 from neuralforge.data.tokens import encode, tokenize
+from neuralforge.evaluation.generation import Generation, write
 from neuralforge.evaluation.metrics import score_all
 from neuralforge.models.base import BaseModel
 from neuralforge.models.load import load_base_model
@@ -25,59 +21,6 @@ from neuralforge.training.choose import make_engine
 from neuralforge.training.engine import EngineOptions, ExampleScore
 from neuralforge.training.flat import FlatParameters
 from neuralforge_common.folder import AdapterFolder, read_adapter_folder, verify_base
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """A completion; `times` holds seconds from the call to each of its tokens, the end mark counted.
-
-    `cut` tells that no end mark stopped it.
-    """
-
-    text: str
-    times: tuple[float, ...]
-    cut: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that were generated."""
-        return len(self.times)
-
-    @property
-    def seconds(self) -> float:
-        """From the call to the last token."""
-        return self.times[-1] if self.times else 0.0
-
-
-class _Clock(BaseStreamer):
-    """Notes when each token arrives; generation hands its prompt over first."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.times: list[float] = []
-        self._prompt = True
-
-    def put(self, value: Any) -> None:
-        """A token, on the CPU: whatever computes it has finished."""
-        if self._prompt:
-            self._prompt = False
-        else:
-            self.times.append(time.perf_counter() - self.began)
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
-class _Enough(StoppingCriteria):
-    """Stops where what was written so far is all that is wanted."""
-
-    def __init__(self, tokenizer: Any, begin: int, ended: Callable[[str], bool]) -> None:
-        self._tokenizer, self._begin, self._ended = tokenizer, begin, ended
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Of the one text that is written."""
-        text = self._tokenizer.decode(input_ids[0, self._begin :].tolist(), skip_special_tokens=True)
-        return torch.tensor([self._ended(str(text))], device=input_ids.device)
 
 
 class OpenedAdapter:
@@ -112,7 +55,6 @@ class OpenedAdapter:
         )
         return score_all(self._engine, tokenized)
 
-    @torch.no_grad()
     def complete(
         self,
         context: str,
@@ -131,32 +73,19 @@ class OpenedAdapter:
         `ended` is asked after each token whether the text so far is enough.
         """
         self._switch(adapter)
-        tokenizer: Any = self.base.tokenizer
-        model: Any = self.base.model
-        ids = self._prompt(context, suffix, room=max(1, self._max_length - max_new_tokens))
-        inputs = torch.tensor([ids], device=self._flat.vector.device)
-        ends = {self.base.end_token_id, tokenizer.eos_token_id} - {None}
-        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-        begin = 1 if self.base.is_encoder_decoder else len(ids)
-        enough = StoppingCriteriaList([_Enough(tokenizer, begin, ended)] if ended is not None else [])
-        with torch.random.fork_rng(), nullcontext() if adapter else self.peft.disable_adapter():
-            torch.manual_seed(seed)
-            clock = _Clock()
-            output = model.generate(
-                input_ids=inputs,
-                attention_mask=torch.ones_like(inputs),
+        with nullcontext() if adapter else self.peft.disable_adapter():
+            return write(
+                self.base.model,
+                self.base,
+                context,
+                suffix=suffix,
+                max_length=self._max_length,
                 max_new_tokens=max_new_tokens,
-                min_new_tokens=max_new_tokens if to_the_end else None,
-                **drawn,
-                num_beams=1,
-                eos_token_id=sorted(ends),
-                pad_token_id=tokenizer.pad_token_id,
-                streamer=clock,
-                stopping_criteria=enough,
+                to_the_end=to_the_end,
+                temperature=temperature,
+                seed=seed,
+                ended=ended,
             )
-        new = output[0, begin:].tolist()
-        text = tokenizer.decode([t for t in new if t not in ends], skip_special_tokens=True)
-        return Generation(text=str(text), times=tuple(clock.times), cut=not ends.intersection(new))
 
     @property
     def shows_suffix(self) -> bool:
@@ -168,16 +97,6 @@ class OpenedAdapter:
         tokenizer: Any = self.base.tokenizer
         ids = encode(tokenizer, [text], special=False)[0]
         return text if len(ids) <= count else str(tokenizer.decode(ids[:count], skip_special_tokens=True))
-
-    def _prompt(self, context: str, suffix: str, *, room: int) -> list[int]:
-        tokenizer: Any = self.base.tokenizer
-        ids = encode(tokenizer, [context], special=True)[0]
-        marks = fim_marks(tokenizer) if suffix and not self.base.is_encoder_decoder else None
-        if marks:
-            after = encode(tokenizer, [suffix], special=False)[0]
-            return fim_prompt(ids, after, marks, room=room, first=tokenizer.bos_token_id)
-        # An empty context still needs one token to start from.
-        return ids[-room:] or [self.base.end_token_id]
 
     @property
     def device(self) -> str:

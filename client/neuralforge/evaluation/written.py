@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from neuralforge.data.example import Example
 from neuralforge.data.grammars import GRAMMARS
-from neuralforge.evaluation.opened import Generation, OpenedAdapter
+from neuralforge.evaluation.generation import Generation
+from neuralforge.evaluation.opened import OpenedAdapter
 from neuralforge.evaluation.syntax import syntax_valid
 from neuralforge.evaluation.text import edit_similarity, exact_match, line_match
 

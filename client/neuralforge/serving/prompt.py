@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from neuralforge.data.boundary import open_ends
 from neuralforge.data.fim import SPELT, FimMarks, fim_prompt
 from neuralforge.data.tokens import encode
 from neuralforge.serving.request import SuffixUse
@@ -21,9 +22,14 @@ _Part = TypeVar("_Part", bound=Sequence[Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Token ids, how the suffix is used, and the text at which a completion that repeats the suffix is cut."""
+    """Token ids, how the suffix is used, and the text at which a completion that repeats the suffix is cut.
+
+    `forced` is the end of what stands before the cursor: it is not in the tokens, and what is written begins with it,
+    see `data.boundary`.
+    """
 
     tokens: tuple[int, ...]
+    forced: str = ""
     suffix_use: SuffixUse
     stop: str = ""
     truncated: bool = False
@@ -50,10 +56,13 @@ def make_prompt(tokenizer: Any, marks: FimMarks | None, prefix: str, suffix: str
         return Prompt(
             tokens=tuple(tokens), suffix_use="fim", truncated=len(kept) < len(body) or len(shown) < len(prefix)
         )
-    kept = anchored_tail(body, max(1, room - len(begun)))
+    open_end = open_ends(tokenizer, [shown], [context])[0]
+    body = body[: len(body) - len(open_end.tokens)]
+    kept = anchored_tail(body, max(1, room - len(begun) - len(open_end.tokens)))
     mark = suffix_mark(suffix)
     return Prompt(
         tokens=tuple([*begun, *kept] or [end]),
+        forced=open_end.text,
         suffix_use="cut" if mark else "none",
         stop=mark,
         truncated=len(kept) < len(body) or len(shown) < len(prefix),

@@ -10,6 +10,7 @@ import torch
 
 from neuralforge.data.fim import fim_marks
 from neuralforge.models.base import BaseModel
+from neuralforge.models.forced_text import ForcedText, spellings_of
 from neuralforge.serving.kept_prefix import KeptPrefix
 from neuralforge.serving.prompt import Prompt, make_prompt
 from neuralforge.serving.request import CompletionRequest, Finish, FinishReason, Piece, WrittenToken
@@ -37,6 +38,7 @@ class Writer:
         self._kept = KeptPrefix(base.model, reuse=reuse_prefix)
         self._max_context = max_context
         self._clock = clock
+        spellings_of(base.tokenizer)  # made now, not when somebody waits
         # Every special token ends a piece of code: behind it another file, or another speaker, would begin.
         marks = (self._marks.prefix, self._marks.suffix, self._marks.middle) if self._marks else ()
         self._ends = frozenset([self._end, *self._tokenizer.all_special_ids, *marks])
@@ -63,6 +65,7 @@ class Writer:
         read = self._clock()
         stops = StopStrings([*request.stop, prompt.stop])
         text = _Text(self._tokenizer, prompt, stops, logprobs=request.logprobs)
+        forced = ForcedText(self._tokenizer, prompt.forced)
         generator = None
         if request.seed is not None and logits is not None:
             generator = torch.Generator(device=logits.device).manual_seed(request.seed)
@@ -75,12 +78,15 @@ class Writer:
                 break
             if written >= most or (request.seconds is not None and written and self._clock() - read > request.seconds):
                 break
-            token = choose(logits, temperature=request.temperature, top_p=request.top_p, generator=generator)
+            token = choose(
+                forced.hold(logits), temperature=request.temperature, top_p=request.top_p, generator=generator
+            )
             if token in self._ends:
                 reason = "stop"
                 break
-            written += 1
-            if piece := text.push(token, logits):
+            within = forced.push(token)
+            written += not within
+            if piece := text.push(token, logits, within=within):
                 yield piece
             if stops.found:
                 reason = "stop"
@@ -107,17 +113,19 @@ class _Text:
         self._tokenizer = tokenizer
         self._stream = TextStream(tokenizer, prompt.tokens)
         self._stops = stops
+        self._forced = len(prompt.forced)  # characters that stand before the cursor already
         self._logprobs = logprobs
         self._decoded = self._shown = 0
         self._waiting: list[WrittenToken] = []
 
-    def push(self, token: int, logits: torch.Tensor) -> Piece | None:
-        new = self._stream.push(token)
-        if self._logprobs is not None:
+    def push(self, token: int, logits: torch.Tensor, *, within: bool) -> Piece | None:
+        known = self._forced
+        new = self._new(self._stream.push(token))
+        if self._logprobs is not None and not within:
             logprob, likeliest = most_likely(logits, token, self._logprobs)
             self._waiting.append(
                 WrittenToken(
-                    text=self._spelt(token),
+                    text=self._spelt(token)[known:],
                     offset=self._decoded,
                     logprob=logprob,
                     alternatives=tuple((self._spelt(other), value) for other, value in likeliest),
@@ -126,8 +134,12 @@ class _Text:
         self._decoded += len(new)
         return self._piece(self._stops.push(new))
 
+    def _new(self, text: str) -> str:
+        new, self._forced = text[self._forced :], max(0, self._forced - len(text))
+        return new
+
     def flush(self) -> Piece | None:
-        return self._piece(self._stops.push(self._stream.flush()) + self._stops.flush(), last=True)
+        return self._piece(self._stops.push(self._new(self._stream.flush())) + self._stops.flush(), last=True)
 
     def _piece(self, text: str, *, last: bool = False) -> Piece | None:
         self._shown += len(text)
