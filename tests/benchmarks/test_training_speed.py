@@ -8,6 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from neuralforge.models.device import has_fast_bfloat16
+
+# Contestants hold their weights in bfloat16, which a CPU without instructions for it multiplies fifty times as slowly.
+pytestmark = pytest.mark.skipif(
+    not has_fast_bfloat16(torch.device("cpu")), reason="this CPU has no instructions for bfloat16"
+)
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_speed.py"
 
