@@ -32,7 +32,7 @@ def parts(dataset: Dataset) -> list[Part]:
     trainer = LoRATrainer(base, rank=2, max_length=64, learning_rate=1e-2, batch_size=8, target_modules="q_proj,v_proj")
     trainer.train(dataset.train, max_steps=16, warmup_steps=2)
     state, generator = trainer.state(), np.random.default_rng(0)
-    noise = AdapterState({key: 0.2 * generator.standard_normal(array.shape) for key, array in state.items()})
+    noise = AdapterState({key: 0.4 * generator.standard_normal(array.shape) for key, array in state.items()})
     return [
         Part(label="learnt", spec=trainer.spec, state=state, weight=1.0),
         Part(label="noise", spec=trainer.spec, state=noise, weight=1.0),
@@ -46,7 +46,7 @@ def test_the_weights_are_better_than_equal_ones_and_than_each_part_alone(parts: 
     assert learnt.loss <= min(learnt.equal, *learnt.alone)
     assert learnt.loss < learnt.equal
     assert learnt.alone[0] < learnt.alone[1]
-    assert abs(learnt.weights[1]) < 0.3 < learnt.weights[0]
+    assert abs(learnt.weights[1]) < 0.2 < learnt.weights[0]
 
     # The loss that was told is that of the composition with these weights.
     chosen = [replace(part, weight=weight) for part, weight in zip(parts, learnt.weights, strict=True)]
