@@ -29,7 +29,7 @@ from neuralforge_common.folder import AdapterFolder, AdapterMetadata, read_adapt
 
 IDS = torch.arange(1, 21).reshape(2, 10)
 # It ends where plain transformers and we read the same tokens: not in the middle of one.
-CODE = "def parse(text):"
+CODE = "class Parser:\n\tdef __init__("
 
 # Run where our package cannot be imported.
 WITHOUT_US = """
@@ -110,6 +110,7 @@ def test_a_merged_model_has_the_adapters_logits_and_completions(on_nf_tiny: Adap
     assert not torch.allclose(before, wanted, atol=0.1)
 
     ours = opened.complete(CODE, adapter=True, max_new_tokens=24)
+    assert ours.text != opened.complete(CODE, adapter=False, max_new_tokens=24).text
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_US, str(merged), "float32", CODE],
