@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from launching import takes_terminal
 
@@ -139,6 +140,15 @@ class Terminal:
     def send(self, text: str) -> None:
         """Type."""
         os.write(self._master, text.encode())
+
+    def wait_until_asleep(self, timeout: float = 60) -> None:
+        """Wait until the program waits for a key: a signal that meets Python between a prompt and its read() is only
+        looked at once a key has come, and nobody presses one that fast."""
+        end = time.monotonic() + timeout
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
+            if time.monotonic() > end:
+                raise AssertionError("the program never waited for a key")
+            time.sleep(0.01)
 
     def ended(self, timeout: float = 60) -> int:
         """Read to the end; returns the exit status."""

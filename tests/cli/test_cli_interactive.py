@@ -93,6 +93,8 @@ def test_whoever_leaves_at_a_question_leaves_nothing_behind(terminal: Terminals,
     session = terminal("train", "--interactive", cwd=tmp_path)
     session.wait_for(PLACE)
     session.wait_for("(.)")
+    session.wait_for(": ")
+    session.wait_until_asleep()
     session.send(key)
     assert session.ended() == 130
     assert session.shown.splitlines()[-1] == "interrupted"
