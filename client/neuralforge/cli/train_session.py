@@ -40,6 +40,7 @@ from neuralforge.data.dataset import Dataset
 from neuralforge.data.git import NothingChanged
 from neuralforge.data.jsonl import write_examples
 from neuralforge.data.run_folder import HELD_OUT_FILE, run_folder
+from neuralforge.models.origin import find
 from neuralforge_common.atomic import storage_errors
 from neuralforge_common.config.load import ResolvedConfig
 from neuralforge_common.config.schema import TrainConfig
@@ -70,7 +71,9 @@ def train(file: str | None, overrides: dict[str, object], debugging: Debugging) 
     config = resolved.config
     if config.privacy.enabled and config.federation.server is None:
         keep_private(config)
-    wanted_detectors(config)  # a name that there is not is told before anything is read
+    # A name that there is not is told before anything is read.
+    wanted_detectors(config)
+    find(config.model.base)
     _check_writable(config)
     if config.federation.server is not None:
         from neuralforge.cli.federated_session import take_part

@@ -76,7 +76,7 @@ def ratio_interval(
 
     A monotone function of the ratio, as exp for perplexity, may be taken of both ends.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
     over, under = total(above, clusters), total(below, clusters)
     if len(over) < 2 or under.sum() == 0:
@@ -87,15 +87,15 @@ def ratio_interval(
     if drawn.size == 0 or np.ptp(drawn) == 0:
         return Interval(float(observed), float(observed))
     share = ((drawn < observed).sum() + 0.5 * (drawn == observed).sum()) / drawn.size
-    bias = norm.ppf(np.clip(share, 1 / drawn.size, 1 - 1 / drawn.size))
+    bias = ndtri(np.clip(share, 1 / drawn.size, 1 - 1 / drawn.size))
     left_below = under.sum() - under
     left = (over.sum() - over)[left_below != 0] / left_below[left_below != 0]
     away = left.mean() - left
     spread = (away**2).sum() ** 1.5
     skew = (away**3).sum() / (6 * spread) if spread else 0.0
     tail = (1 - level) / 2
-    z = bias + norm.ppf([tail, 1 - tail])
-    low, high = np.quantile(drawn, norm.cdf(bias + z / (1 - skew * z)))
+    z = bias + ndtri([tail, 1 - tail])
+    low, high = np.quantile(drawn, ndtr(bias + z / (1 - skew * z)))
     return Interval(float(low), float(high))
 
 
@@ -107,7 +107,7 @@ def share_interval(
     The design effect is the variance of the share by clusters over that of independent samples, at least 1; samples
     count for n / effect (Korn & Graubard 1998). Where all or none hit there is nothing to estimate it from.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     values = np.asarray(hits, dtype=np.float64)
     n = float(values.size)
@@ -121,7 +121,7 @@ def share_interval(
             off = total(values, clusters) - share * sizes
             by_cluster = count / (count - 1) * float((off**2).sum()) / n**2
             n /= max(1.0, by_cluster / (share * (1 - share) / n))
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(max(0.0, float(middle - half)), min(1.0, float(middle + half)))
@@ -133,14 +133,14 @@ def quantile_interval(values: Sequence[float] | Floats, q: float, *, level: floa
     By the binomial law of how many lie below it. Infinite where there are too few values to bound that side: for
     p99 from above it takes 368.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = ordered.size
     if n == 0:
         return UNKNOWN
     tail = (1 - level) / 2
-    below = binom.cdf(np.arange(n + 1), n, q)  # P(at most k values lie below)
+    below = bdtr(np.arange(n + 1), n, q)  # P(at most k values lie below)
     # The r-th smallest is over the quantile where fewer than r lie below it.
     under = int(np.searchsorted(below, tail, side="right"))  # largest r with P(fewer than r below) <= tail
     over = int(np.searchsorted(below, 1 - tail, side="left")) + 1  # smallest r with P(fewer than r below) >= 1 - tail
