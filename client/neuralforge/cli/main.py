@@ -18,6 +18,7 @@ from neuralforge.cli import (
     join,
     keygen,
     lsp,
+    monitor,
     peers,
     privacy,
     publish,
@@ -34,6 +35,7 @@ from neuralforge_common.command_line import Command, run_program
 
 COMMANDS: tuple[Command, ...] = (
     train,
+    monitor,
     extract_dataset,
     create_dataset,
     split_dataset,

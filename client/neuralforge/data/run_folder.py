@@ -3,6 +3,7 @@
 from pathlib import Path
 
 HELD_OUT_FILE = "held-out.jsonl"
+METRICS_FILE = "metrics.jsonl"
 CONTINUAL = "continual"
 REPLAY = "replay"
 LANGUAGES = "languages"

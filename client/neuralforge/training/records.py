@@ -10,14 +10,13 @@ from typing import Any
 
 import psutil
 
-from neuralforge.training.events import Evaluated, Event, RunStarted, StepDone
+from neuralforge.data.run_folder import METRICS_FILE
+from neuralforge.training.events import Evaluated, Event, RunFinished, RunStarted, StepDone
 from neuralforge_common.atomic import storage_errors, write_bytes_atomically
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile:
-    """One JSON object a line: `kind` is step or evaluation. A resumed run takes back what it will do again."""
+    """One JSON object a line: `kind` is step, evaluation or end. A resumed run takes back what it will do again."""
 
     def __init__(self, folder: Path, *, profile_memory: bool = False) -> None:
         self._path = folder / METRICS_FILE
@@ -34,6 +33,8 @@ class MetricsFile:
                 self._append(step_record(event) | (memory_record() if self._profile_memory else {}))
             case Evaluated():
                 self._append(evaluation_record(event))
+            case RunFinished():
+                self._append({"kind": "end", **asdict(event)})
 
     def _lines_up_to(self, step: int) -> bytes:
         if step == 0 or not self._path.is_file():
@@ -41,7 +42,8 @@ class MetricsFile:
         kept = []
         for line in self._path.read_bytes().splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                if record["step"] <= step and record["kind"] != "end":
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the line that a kill cut off
