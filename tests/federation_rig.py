@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from typing import Any, Self
 
 import psutil
 
+# Below the ports from which systems take their own: 6 rows of 500 times four.
+ROW_OF_PORTS = 500
+_given = itertools.count()
 MODULES = {"nf-server": "neuralforge_server.cli.main", "nf-client": "neuralforge.cli.main"}
 CODE = """def total_{name}(items, start=0):
     result = start
@@ -257,8 +261,14 @@ class Team:
 
 
 def four_free_ports() -> int:
-    """The first of four ports in a row that nobody uses now."""
-    for first in range(20000 + os.getpid() % 5000, 32000, 4):
+    """The first of four ports in a row that nobody uses now, and nobody else is given while their server is down.
+
+    Each process that runs tests has its own row of ports, and goes through all of it before it comes back to one.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    row = int(worker) % 4 if worker else 4 + os.getpid() % 2
+    for _ in range(ROW_OF_PORTS):
+        first = 20_000 + 4 * (row * ROW_OF_PORTS + next(_given) % ROW_OF_PORTS)
         probes = [socket.socket() for _ in range(4)]
         try:
             for offset, probe in enumerate(probes):

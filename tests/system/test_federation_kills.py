@@ -218,6 +218,7 @@ def test_a_killed_superlink_is_started_again_and_the_round_goes_on(lasting: Last
 
 
 def test_a_state_that_was_damaged_is_set_aside_and_the_one_before_it_counts(lasting: Lasting) -> None:
+    lasting.goes_on(2)
     lasting.stop()
     number, digest = lasting.newest
     path = lasting.team.server / "states" / f"{digest}.nfstate"
