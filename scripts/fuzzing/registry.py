@@ -18,14 +18,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import atheris
-import grpc
 import sqlalchemy as sa
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from fuzzing.adapters import KEY, Upload, make_upload
+from fuzzing.calls import Finding, ask
 from fuzzing.framing import is_start, join, rearrange, split, steps_of, walk_of
-from fuzzing.mutation import change
+from fuzzing.mutation import change_request, mutate
 from fuzzing.place import ALICE, CALLERS, STRANGERS, serve
 from neuralforge_common.protocol import registry_pb2 as messages
 from neuralforge_common.registry.index import read_index
@@ -46,10 +45,6 @@ _REFUSALS = frozenset(
 _WRITING = ("registry.BeginPublish", "registry.Upload", "registry.FinishPublish", PUBLISHING)
 _SECRET = b"hidden"
 _EVERYTHING = Caller(teams={"blue": "admin", "red": "admin"})
-
-
-class Finding(Exception):
-    """Something that a registry must never do."""
 
 
 class Harness:
@@ -90,15 +85,8 @@ class Harness:
 
     def mutate(self, data: bytes, most: int, seed: int) -> bytes:
         """Another input: now and then bytes as they come, else a field of a message that stays one."""
-        dice = random.Random(seed)  # noqa: S311
-        # libFuzzer changes an input five times in a row: too far from what is nearly right.
-        if dice.random() < 0.4:
-            data = dice.choice(self._honest)
-        if len(data) < 2 or dice.random() < 0.25:
-            return bytes(atheris.Mutate(data, most))
-        who = data[0] if dice.random() < 0.8 else dice.randrange(len(CALLERS))
-        body = self._changed(data[1:], dice)
-        return bytes([who]) + body if len(body) < most else bytes(atheris.Mutate(data, most))
+        dice, honest = random.Random(seed), self._honest  # noqa: S311
+        return mutate(data, most, dice, honest=honest, callers=len(CALLERS), changed=self._changed)
 
     def seeds(self) -> list[bytes]:
         """Inputs to begin with: honest requests of every caller, and of Upload and `publishing` honest streams."""
@@ -115,22 +103,17 @@ class Harness:
     def call(self, who: int, method: str, sent: bytes | Iterable[Any]) -> bytes:
         """One call; returns all that came back, "" where it was refused. Raises Finding."""
         described = SERVICE.methods_by_name[method]
-        kind = f"{'stream' if described.client_streaming else 'unary'}_"
-        kind += "stream" if described.server_streaming else "unary"
-        make = getattr(self._served.channels[who], kind)(f"/{SERVICE.full_name}/{method}")
         if described.client_streaming:
-            sent = iter([each if isinstance(each, bytes) else each.SerializeToString() for each in sent])
+            sent = [each if isinstance(each, bytes) else each.SerializeToString() for each in sent]
         elif isinstance(sent, Message):
             sent = sent.SerializeToString()
-        try:
-            reply = make(sent, timeout=10)
-            replies = list(reply) if described.server_streaming else [reply]
-        except grpc.RpcError as error:
-            if error.code().name not in _REFUSALS:
-                raise Finding(f"{method} answered {error.code().name}: {error.details()}") from error
+        answer = ask(self._served.channels[who], described, sent)
+        if answer.status != "OK":
+            if answer.status not in _REFUSALS:
+                raise Finding(f"{method} answered {answer.status}: {answer.details}")
             return b""
-        self._check_told(who, method, replies)
-        return b"".join(replies)
+        self._check_told(who, method, answer.replies)
+        return b"".join(answer.replies)
 
     def _calls(self, body: bytes) -> Iterator[tuple[str, bytes | list[bytes]]]:
         if self._target != PUBLISHING:
@@ -151,7 +134,7 @@ class Harness:
                 number += 1
             yield letter, stream
 
-    def _changed(self, body: bytes, dice: random.Random) -> bytes:
+    def _changed(self, who: int, body: bytes, dice: random.Random) -> bytes:
         if self._target == PUBLISHING:
             steps = steps_of(body)
             rearrange(steps, dice)
@@ -171,14 +154,7 @@ class Harness:
         return join(parts)
 
     def _changed_message(self, method: str, data: bytes, dice: random.Random) -> bytes:
-        message = getattr(messages, SERVICE.methods_by_name[method].input_type.name)()
-        try:
-            message.ParseFromString(data)
-        except DecodeError:
-            return data
-        for _ in range(dice.randint(1, 3)):
-            change(message, dice, self._words)
-        return bytes(message.SerializeToString())
+        return change_request(SERVICE.methods_by_name[method], data, dice, self._words)
 
     def _body(self) -> bytes:
         method, named = self._target.partition(".")[2], {"team": "blue", "name": "spring", "version": "1.0.0"}
@@ -227,7 +203,7 @@ class Harness:
         found = self._registry.releases.visible(_EVERYTHING, most=1000)
         return frozenset((each.team, each.name, each.version) for each in found)
 
-    def _check_told(self, who: int, method: str, replies: list[bytes]) -> None:
+    def _check_told(self, who: int, method: str, replies: tuple[bytes, ...]) -> None:
         """What is private stays so."""
         if CALLERS[who] not in STRANGERS:
             return

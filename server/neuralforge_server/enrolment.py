@@ -120,8 +120,11 @@ def serve_enrolment(
     member_port: int,
     fleet_port: int,
     clock: Callable[[], float] = time.time,
+    limit: FailureLimit | None = None,
 ) -> RunningEnrolment:
     """Starts both services; a port of 0 takes a free one. The registry stays the caller's to close.
+
+    `limit` is on the joins that fail; without one it is 10 in a minute.
 
     Raises:
         FederationError: a port is taken, or the host is not one of this machine.
@@ -138,7 +141,7 @@ def serve_enrolment(
     enrolment = _server()
     credentials = grpc.ssl_server_credentials([(state.server_key_pem, state.server_pem)])
     port = listen_on(enrolment, credentials, host, port, "listen.port")
-    services.add_EnrolmentServicer_to_server(Enrolment(state, identities, facts, clock), enrolment)
+    services.add_EnrolmentServicer_to_server(Enrolment(state, identities, facts, clock, limit), enrolment)
     membership.start()
     enrolment.start()
     return RunningEnrolment((enrolment, membership), port, member_port)
@@ -148,10 +151,15 @@ class Enrolment(services.EnrolmentServicer):
     """What anybody may ask."""
 
     def __init__(
-        self, state: ServerState, identities: Identities, facts: Facts, clock: Callable[[], float] = time.time
+        self,
+        state: ServerState,
+        identities: Identities,
+        facts: Facts,
+        clock: Callable[[], float] = time.time,
+        limit: FailureLimit | None = None,
     ) -> None:
         self._state, self._identities, self._facts, self._clock = state, identities, facts, clock
-        self._limit = FailureLimit()
+        self._limit = limit or FailureLimit()
 
     def Authority(self, request: messages.AuthorityRequest, context: grpc.ServicerContext) -> messages.AuthorityReply:
         """The certificate whose fingerprint clients pin."""
