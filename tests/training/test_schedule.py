@@ -36,10 +36,10 @@ def test_constant_stays() -> None:
 @given(
     name=st.sampled_from(["linear", "cosine", "constant"]),
     rate=st.floats(1e-6, 1.0),
-    warmup=st.integers(0, 500),
+    warmup=st.none() | st.integers(0, 500),
     total=st.integers(1, 500),
 )
-def test_no_rate_is_negative_or_above_the_base_rate(name: str, rate: float, warmup: int, total: int) -> None:
+def test_no_rate_is_negative_or_above_the_base_rate(name: str, rate: float, warmup: int | None, total: int) -> None:
     schedule = make_scheduler(name, base_lr=rate, warmup_steps=warmup, total_steps=total)  # type: ignore[arg-type]
     rates = [schedule(step) for step in range(total)]
     assert all(0 <= r <= rate * (1 + 1e-12) for r in rates)
@@ -49,6 +49,12 @@ def test_no_rate_is_negative_or_above_the_base_rate(name: str, rate: float, warm
 def test_a_warm_up_longer_than_half_the_run_is_cut_to_a_tenth() -> None:
     schedule = make_scheduler("linear", base_lr=1.0, warmup_steps=100, total_steps=20)
     assert schedule(2) == 1.0
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(5, 0), (20, 2), (99, 9), (100, 10), (5_000, 10)])
+def test_a_run_that_is_not_told_warms_up_for_a_tenth_and_at_most_ten_steps(total: int, warmup: int) -> None:
+    schedule = make_scheduler("constant", base_lr=1.0, warmup_steps=None, total_steps=total)
+    assert [schedule(step) < 1.0 for step in range(warmup + 1)] == [True] * warmup + [False]
 
 
 def test_larger_bases_get_smaller_rates() -> None:

@@ -57,7 +57,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--gradient-accumulation-steps", "training.gradient_accumulation_steps", "N", "batches a step (1)"),
         ("--learning-rate", "training.learning_rate", "RATE", "default: by the base's size"),
         ("--scheduler", "training.scheduler", "NAME", "linear, cosine or constant"),
-        ("--warmup-steps", "training.warmup_steps", "N", "steps until the full rate (10)"),
+        ("--warmup-steps", "training.warmup_steps", "N", "steps until the full rate (a tenth, at most 10)"),
         ("--loss", "training.loss", "NAME", "cross_entropy, label_smoothing, syntax_penalised, style_consistent"),
         ("--tasks", "tasks", "TASK=SHARE", "by comma: shares of completion, bug_detection, documentation"),
         ("--seed", "training.seed", "N", "the same seed gives the same adapter (0)"),

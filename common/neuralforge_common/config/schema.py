@@ -58,6 +58,8 @@ class LoraSection(Section):
 class TrainingSection(Section):
     """`training:` how the matrices are trained; 0 switches `early_stopping_patience` and `checkpoint_steps` off.
 
+    `warmup_steps` None is a tenth of the run, at most 10.
+
     `label_smoothing` is that loss's share of the uniform distribution, `loss_weight` what syntax or style weighs beside
     cross-entropy.
     """
@@ -65,7 +67,7 @@ class TrainingSection(Section):
     batch_size: Annotated[Whole, Field(ge=1), FROM_1] = 4
     learning_rate: Annotated[Number | None, Field(gt=0, le=1), Wanted("a number above 0, at most 1")] = None
     epochs: Annotated[Whole, Field(ge=1), FROM_1] = 3
-    warmup_steps: Annotated[Whole, Field(ge=0), FROM_0] = 10
+    warmup_steps: Annotated[Whole | None, Field(ge=0), FROM_0] = None
     scheduler: Annotated[Literal["linear", "cosine", "constant"], Wanted("linear, cosine or constant")] = "linear"
     gradient_accumulation_steps: Annotated[Whole, Field(ge=1), FROM_1] = 1
     gradient_checkpointing: Annotated[bool, FLAG] = False
