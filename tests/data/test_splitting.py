@@ -97,6 +97,17 @@ def test_leakage_and_secrets_forbid_training_and_say_the_way_out() -> None:
     assert few.verdict == "usable, with warnings"
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.95, True), (0.85, False)])
+def test_a_repository_or_language_beside_which_the_others_hardly_count_is_told(share: float, told: bool) -> None:
+    count = int(200 * share)
+    of_shop = [replace(e, repo="shop" if n < count else "till") for n, e in enumerate(made(200))]
+    findings = judge(analyze(of_shop), train="t.jsonl", against="e.jsonl").findings
+    assert (f"{share:.0%} are of shop: the other repositories hardly count" in [f.text for f in findings]) == told
+    java = [replace(e, language="java" if n < count else "rust") for n, e in enumerate(made(200))]
+    findings = judge(analyze(java), train="t.jsonl", against="e.jsonl").findings
+    assert (f"{share:.0%} are java: the other languages hardly count" in [f.text for f in findings]) == told
+
+
 def test_lengths_are_counted_whole_and_what_is_cut_as_training_cuts_it() -> None:
     lengths = measure_lengths([*((0, size) for size in range(1, 101)), (4000, 33), (4000, 32)], 64)
     assert lengths.quantiles[50] == 52

@@ -16,6 +16,8 @@ from neuralforge.data.redact import find_secrets
 Verdict = Literal["ready", "usable, with warnings", "do not train on it yet"]
 FEW = 100
 """Fewer examples than the guide's minimum for a personal style."""
+DOMINANT = 0.9
+"""One language or repository with more than this share leaves the others next to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +160,11 @@ def _mild(analysis: Analysis, train: str, against: str | None) -> list[Finding]:
         )
     if analysis.short:
         findings.append(Finding(text=f"{analysis.short} completions are shorter than 5 characters"))
-    if len(analysis.languages) > 1:
-        language, most = analysis.languages.most_common(1)[0]
-        if most / analysis.examples > 0.9:
-            findings.append(
-                Finding(text=f"{most / analysis.examples:.0%} are {language}: the other languages hardly count")
-            )
+    for counts, kind in ((analysis.languages, "languages"), (analysis.repos, "repositories")):
+        name, most = counts.most_common(1)[0]
+        if len(counts) > 1 and most / analysis.examples > DOMINANT:
+            text = f"{most / analysis.examples:.0%} are {'' if kind == 'languages' else 'of '}{name}"
+            findings.append(Finding(text=f"{text}: the other {kind} hardly count"))
     if analysis.lengths is not None and _much_is_cut(analysis.lengths):
         share, limit = analysis.lengths.completion_cut, analysis.lengths.max_length
         findings.append(Finding(text=f"{share:.0%} of the completions do not fit into {limit} tokens and are cut"))
