@@ -75,22 +75,22 @@ def main() -> None:
     """Train a little, export, complete on both sides, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapter", type=Path, help="an adapter on smollm2-135m; default: one is trained in a minute")
-    parser.add_argument("--quick", action="store_true", help="four contexts, weights in float32 alone")
+    parser.add_argument("--quick", action="store_true", help="four short contexts, weights in float32 alone")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        adapter = args.adapter or trained(Path(folder))
+        adapter = args.adapter or trained(Path(folder), steps=4 if args.quick else 12)
         exported = Path(folder) / "adapter.gguf"
         neuralforge("adapters", "export", adapter, "--to", "gguf", "-o", exported)
         figures = compare(adapter, exported, quick=args.quick)
     print(json.dumps(figures) if args.json else "\n".join(f"{name}: {value}" for name, value in figures.items()))
 
 
-def trained(place: Path) -> Path:
+def trained(place: Path, *, steps: int) -> Path:
     """An adapter that has learnt enough to change what is written."""
     sources = [part for name in LEARNT for part in ("--source", LIBRARY / name)]
     neuralforge(
-        *("train", *sources, "--max-steps", 12, "--max-length", 128, "--max-eval-samples", 8),
+        *("train", *sources, "--max-steps", steps, "--max-length", 128, "--max-eval-samples", 8),
         *("--name", "checked", "--output", place),
     )
     return place / "checked.lora"
@@ -106,9 +106,8 @@ def compare(adapter: Path, exported: Path, *, quick: bool) -> dict[str, Any]:
     base = load_base_model(folder.spec.base, dtype="float32", device="cpu")
     ours: Any = attach_lora(base.model, folder.spec, seed=0)
     write_state(ours, folder.state)
-    contexts = [
-        encode(base.tokenizer, [text], special=True)[0][-200:] for text in context_texts()[: 4 if quick else None]
-    ]
+    count, length = (4, 64) if quick else (len(COMPLETED), 200)
+    contexts = [encode(base.tokenizer, [text], special=True)[0][-length:] for text in context_texts()[:count]]
     with torch.no_grad():
         with ours.disable_adapter():
             without = [greedy(ours, ids) for ids in contexts]

@@ -134,10 +134,11 @@ def recover_folder(path: Path) -> bool:
     if os.path.lexists(path):
         return False
     for aside in _siblings(path, "old"):
-        if _is_abandoned(_other(aside)):
-            aside.rename(path)
-            sync_folder(path.parent)
-            return True
+        with _abandoned(_other(aside)) as free:
+            if free:
+                aside.rename(path)
+                sync_folder(path.parent)
+                return True
     return False
 
 
@@ -192,7 +193,10 @@ def _create_locked_folder(path: Path) -> tuple[Path, int]:
     while True:
         temporary = _new_name(path, "new")
         temporary.mkdir()
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # cleaned away: nobody could see yet that it is ours
+            continue
         if _lock(descriptor, temporary):
             return temporary, descriptor
 
@@ -202,7 +206,7 @@ def _lock(descriptor: int, temporary: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:  # a file system without locks: crashed attempts are then told from living ones by nothing,
-        return True  # and `_is_abandoned` leaves all of them alone
+        return True  # and `_abandoned` leaves all of them alone
     try:
         if temporary.stat(follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino:
             return True
@@ -212,32 +216,39 @@ def _lock(descriptor: int, temporary: Path) -> bool:
     return False
 
 
-def _is_abandoned(temporary: Path) -> bool:
-    """Whether no living process holds this temporary; true also where it does not exist."""
+@contextmanager
+def _abandoned(temporary: Path) -> Iterator[bool]:
+    """Whether no living process holds this temporary; true also where it does not exist.
+
+    Until the block ends nobody can take it up: whoever has just made it waits for our lock, and then finds it gone if
+    we have cleaned it away.
+    """
     try:  # O_NONBLOCK: a planted pipe must not hang us
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        yield isinstance(error, FileNotFoundError)
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
     finally:
         os.close(descriptor)
 
 
 def _remove_leftovers(path: Path) -> None:
     for temporary in _siblings(path, "new"):
-        if _is_abandoned(temporary):
-            _remove(temporary)
+        with _abandoned(temporary) as free:
+            if free:
+                _remove(temporary)
     if os.path.lexists(path):
         for aside in _siblings(path, "old"):
-            if _is_abandoned(_other(aside)):
-                _remove_aside(aside)
+            with _abandoned(_other(aside)) as free:
+                if free:
+                    _remove_aside(aside)
 
 
 def _remove_aside(aside: Path) -> None:
@@ -255,10 +266,19 @@ def _remove(leftover: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def _is_put_where_nothing_is(temporary: Path, path: Path) -> bool:
+    try:
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False  # another process has put its own there since we looked
+    return True
+
+
 def _put_in_place(temporary: Path, path: Path) -> Path:
     """Moves `temporary` to `path`; returns where the outdated folder lies now (a name that may not exist)."""
-    if not os.path.lexists(path):
-        temporary.rename(path)
+    if not os.path.lexists(path) and _is_put_where_nothing_is(temporary, path):
         return temporary
     if _exchange(temporary, path):
         return temporary

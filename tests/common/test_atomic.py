@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -348,3 +350,19 @@ def test_an_error_of_another_file_in_the_block_is_not_blamed_on_the_target(tmp_p
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input.jsonl"))
     with pytest.raises(StorageError), replace_folder(tmp_path / "x.lora") as folder:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder / "weights"))
+
+
+def test_several_who_put_a_folder_where_there_was_none_all_succeed_and_one_whole_folder_stands(tmp_path: Path) -> None:
+    def put(who: int, path: Path, together: threading.Barrier) -> None:
+        with replace_folder(path) as unfinished:
+            for name in ("a", "b"):
+                (unfinished / name).write_text(str(who))
+            together.wait(timeout=10)
+
+    for number in range(20):
+        path, together = tmp_path / str(number), threading.Barrier(4)
+        with ThreadPoolExecutor(4) as writers:
+            for done in [writers.submit(put, who, path, together) for who in range(4)]:
+                done.result()
+        assert len({(path / name).read_text() for name in ("a", "b")}) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(map(str, range(20)))
