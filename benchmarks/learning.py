@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py                                     about 15 minutes on two cores
     python benchmarks/learning.py --lengths 256 --tokens 110000       one row: the defaults for about four minutes
+    python benchmarks/learning.py --loss-on-context                   every token of an example learnt, not completions
     python benchmarks/learning.py --quick                             under 50 seconds, shows only that it runs
 
 Each row trains one epoch on as many samples as the budget holds, cut to that row's `max_length`. All rows are judged on
@@ -30,13 +31,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--lengths", default="512,256,160", help="max_length of each row, by comma")
     parser.add_argument("--tokens", type=int, default=90_000, help="sample tokens to train on")
+    parser.add_argument("--loss-on-context", action="store_true", help="learn the code in front of completions, too")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--source", type=Path, help="a folder of source code (default: the package peft)")
     arguments = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false")
     lengths = [96] if arguments.quick else [int(length) for length in arguments.lengths.split(",")]
     tokens, held_out = (1_500, 4) if arguments.quick else (arguments.tokens, 48)
-    answer = measure(arguments.source or _peft(), arguments.base, lengths, tokens=tokens, held_out=held_out)
+    place, options = arguments.source or _peft(), {"loss_on_context": arguments.loss_on_context}
+    answer = measure(place, arguments.base, lengths, tokens=tokens, held_out=held_out, **options)
     if arguments.json:
         print(json.dumps(answer))
         return
@@ -51,7 +54,9 @@ def main() -> None:
         )
 
 
-def measure(source: Path, base: str, lengths: list[int], *, tokens: int, held_out: int) -> dict[str, Any]:
+def measure(
+    source: Path, base: str, lengths: list[int], *, tokens: int, held_out: int, **options: Any
+) -> dict[str, Any]:
     """Figures of the base and of each row."""
     from neuralforge.data.gather import gather
     from neuralforge.evaluation.metrics import summarize
@@ -64,7 +69,7 @@ def measure(source: Path, base: str, lengths: list[int], *, tokens: int, held_ou
     rows = []
     before: dict[str, float] = {}
     for length in lengths:
-        trainer = LoRATrainer(load_base_model(base, device="cpu"), max_length=length)
+        trainer = LoRATrainer(load_base_model(base, device="cpu"), max_length=length, **options)
         count = used = 0
         for example in trainer.tokenize(dataset.train):
             if used >= tokens:

@@ -59,6 +59,7 @@ OPTIONS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--scheduler", "training.scheduler", "NAME", "linear, cosine or constant"),
         ("--warmup-steps", "training.warmup_steps", "N", "steps until the full rate (a tenth, at most 10)"),
         ("--loss", "training.loss", "NAME", "cross_entropy, label_smoothing, syntax_penalised, style_consistent"),
+        ("--loss-on-context", "training.loss_on_context", "", "learn the code in front of completions, too"),
         ("--tasks", "tasks", "TASK=SHARE", "by comma: shares of completion, bug_detection, documentation"),
         ("--seed", "training.seed", "N", "the same seed gives the same adapter (0)"),
     ),

@@ -195,6 +195,7 @@ def _trainer(config: TrainConfig, console: Console, debugging: Debugging) -> LoR
         attention=training.attention,
         context_gradients=training.context_gradients,
         cache_bytes=DEFAULT_CACHE_BYTES if training.cache_prefix else 0,
+        loss_on_context=training.loss_on_context,
         loss=named_loss(training.loss, label_smoothing=training.label_smoothing, weight=training.loss_weight),
     )
 

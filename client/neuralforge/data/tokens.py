@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neuralforge.data.boundary import CLOSED, open_ends
@@ -99,6 +99,11 @@ def tokenize(
     if not tokenized:
         raise DataError(f"no completion holds a token to learn from (examples: {len(examples)})")
     return tokenized
+
+
+def with_context_counted(examples: Iterable[TokenizedExample]) -> list[TokenizedExample]:
+    """The same, every token counted that a causal model predicts: all but the first. An encoder's context never is."""
+    return [example if example.context else replace(example, start=1) for example in examples]
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:

@@ -15,7 +15,7 @@ import torch
 
 from neuralforge.data.example import Example
 from neuralforge.data.jsonl import read_examples
-from neuralforge.data.tokens import TokenizedExample, tokenize
+from neuralforge.data.tokens import TokenizedExample, tokenize, with_context_counted
 from neuralforge.evaluation.metrics import Evaluation, score_all, summarize
 from neuralforge.models.base import BaseModel
 from neuralforge.models.lora import attach_lora, detach_lora, read_state, top_layers, write_state
@@ -63,7 +63,8 @@ class LoRATrainer:
     The same trainer serves alone and inside a federation. `alpha` None means 2 · rank; `learning_rate` None is
     chosen from the base's size; `target_modules` "auto" means every linear map of the blocks. `int8`,
     `context_gradients` and `top_layers` trade accuracy for speed, see docs/performance.md. `loss` takes the place of
-    cross-entropy, see `neuralforge.training.losses`; what is held out is scored by cross-entropy all the same.
+    cross-entropy, see `neuralforge.training.losses`; what is held out is scored by cross-entropy all the same, and on
+    completions alone, also where `loss_on_context` has a causal base learn the code in front of them, too.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class LoRATrainer:
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         state: AdapterState | None = None,
         loss: Loss | None = None,
+        loss_on_context: bool = False,
     ) -> None:
         self.base = model
         targets = resolve_targets(model.model, target_modules)
@@ -136,6 +138,7 @@ class LoRATrainer:
             gradient_scaling=gradient_scaling,
         )
         self.engine = made.engine
+        self._loss_on_context = loss_on_context
         self._loss = loss
         if loss is not None:
             self.engine.loss = ExampleLoss(loss, model.tokenizer)
@@ -183,6 +186,8 @@ class LoRATrainer:
         """
         size = batch_size or self._batch_size
         train = self.tokenize(train_dataset)
+        if self._loss_on_context:
+            train = with_context_counted(train)
         held_out = self.tokenize(eval_dataset) if eval_dataset is not None else []
         drawn = self._seed if seed is None else seed
         made: GradientSource
@@ -310,6 +315,7 @@ class LoRATrainer:
             seed=self._seed,
             state=state,
             loss=self._loss,
+            loss_on_context=self._loss_on_context,
             **asdict(self._options),
         )
 

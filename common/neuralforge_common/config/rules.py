@@ -62,6 +62,11 @@ def conflicts(config: TrainConfig) -> Iterator[Conflict]:
         )
     if training.engine == "general" and training.int8 != "off":
         yield ("training.int8", "training.engine"), "needs the fast engine, training.engine is general"
+    if training.loss_on_context and training.loss != "cross_entropy":
+        yield (
+            ("training.loss_on_context", "training.loss"),
+            "is for cross_entropy: other losses look at completions",
+        )
     if training.engine == "general" and not training.context_gradients:
         yield ("training.context_gradients", "training.engine"), "needs the fast engine, training.engine is general"
     if training.loss != "cross_entropy" and config.federation.server is not None:

@@ -58,10 +58,9 @@ class LoraSection(Section):
 class TrainingSection(Section):
     """`training:` how the matrices are trained; 0 switches `early_stopping_patience` and `checkpoint_steps` off.
 
-    `warmup_steps` None is a tenth of the run, at most 10.
-
-    `label_smoothing` is that loss's share of the uniform distribution, `loss_weight` what syntax or style weighs beside
-    cross-entropy.
+    `warmup_steps` None is a tenth of the run, at most 10. `loss_on_context` has the code in front of a completion
+    learnt, too. `label_smoothing` is that loss's share of the uniform distribution, `loss_weight` what syntax or style
+    weighs beside cross-entropy.
     """
 
     batch_size: Annotated[Whole, Field(ge=1), FROM_1] = 4
@@ -95,6 +94,7 @@ class TrainingSection(Section):
         Literal["cross_entropy", "label_smoothing", "syntax_penalised", "style_consistent"],
         Wanted("cross_entropy, label_smoothing, syntax_penalised or style_consistent"),
     ] = "cross_entropy"
+    loss_on_context: Annotated[bool, FLAG] = False
     label_smoothing: Share = 0.1
     loss_weight: Annotated[Number, Field(ge=0), NUMBER_FROM_0] = 1.0
 

@@ -142,6 +142,7 @@ def _trainer(config: TrainConfig, base: BaseModel, **adapter: Any) -> LoRATraine
         int8=training.int8,
         attention=training.attention,
         context_gradients=training.context_gradients,
+        loss_on_context=training.loss_on_context,
         loss=named_loss(training.loss, label_smoothing=training.label_smoothing, weight=training.loss_weight),
         **adapter,
     )
