@@ -72,7 +72,8 @@ def step(number: int, *, loss: float | None = 2.0, total: int = 10) -> str:
 
 def test_a_line_cut_off_by_a_kill_is_passed_over_and_a_silent_run_is_quiet(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(step(1) + step(2, loss=None) + step(3)[:40])
+    damaged = step(9).replace("2.0}", '"soon"}') + "[]\n" + '{"kind": []}\n'
+    path.write_text(step(1) + damaged + step(2, loss=None) + step(3)[:40])
     written = path.stat().st_mtime
     seen = read_run(path, now=written + 50)
     assert (seen.state, seen.step, seen.losses) == ("running", 2, (2.0, None))

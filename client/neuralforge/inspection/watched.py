@@ -138,7 +138,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
         wanted = _KINDS[record["kind"]]
-        return record if wanted <= record.keys() else None
+        numbers = [record[key] for key in ("step", "total_steps", "tokens", "seconds") if key in wanted]
+        return record if wanted <= record.keys() and all(isinstance(n, int | float) for n in numbers) else None
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -142,7 +142,9 @@ class LoRATrainer:
         self._loss = loss
         if loss is not None:
             self.engine.loss = ExampleLoss(loss, model.tokenizer)
-        self.notices = tuple(n for n in (targets.notice, *made.notices) if n)
+        unread = "loss_on_context has no effect: what an encoder reads is not predicted"
+        unread = unread if loss_on_context and model.is_encoder_decoder else ""
+        self.notices = tuple(n for n in (targets.notice, *made.notices, unread) if n)
         self._result: TrainResult | None = None
         self._trained_on = 0
         self._created = ""
