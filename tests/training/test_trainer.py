@@ -249,13 +249,30 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     return built
 
 
+def base_of(family: str) -> BaseModel:
+    model = tiny_model(family)
+    return BaseModel(
+        model=model,
+        tokenizer=character_tokenizer(),
+        name=family,
+        source=family,
+        revision=None,
+        family=family,
+        license="",
+        fingerprint=fingerprint(model),
+        is_encoder_decoder=family == "t5",
+    )
+
+
+@pytest.mark.parametrize(("family", "told"), [("t5", True), ("llama", False)])
+def test_an_encoder_decoder_says_that_its_context_is_not_learnt(family: str, told: bool) -> None:
+    trainer = LoRATrainer(base_of(family), rank=2, max_length=64, loss_on_context=True)
+    assert any("loss_on_context has no effect" in notice for notice in trainer.notices) == told
+
+
 @pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_family_learns(family: str, dataset: Dataset) -> None:
-    model = tiny_model(family)
-    base = BaseModel(
-        model=model, tokenizer=character_tokenizer(), name=family, source=family, revision=None, family=family,
-        license="", fingerprint=fingerprint(model), is_encoder_decoder=family == "t5",
-    )  # fmt: skip
+    base = base_of(family)
     events: list[Event] = []
     small = Dataset(train=dataset.train[:24], evaluation=(), report=dataset.report)
     train(base, small, events=events, epochs=3, learning_rate=0.02, alpha=16.0, target_modules="q_proj,v_proj")
